@@ -1,0 +1,168 @@
+"""Eqs. 2 and 3, normalisation and upsampling, against loops and answers worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from wsol_utils import cam
+
+KINDS = [np.asarray, torch.tensor]
+RECOMBINATIONS = ["signed", "positive", "absolute"]
+quick = settings(max_examples=40, deadline=None, database=None, derandomize=True)
+
+
+def parts(features, weights):
+    """M_p and M_n of Eq. 2: (C, H, W), (C,) -> two (H, W), channel by channel."""
+    positive, negative = np.zeros(features.shape[1:]), np.zeros(features.shape[1:])
+    for channel, weight in zip(features, weights, strict=True):
+        if weight > 0:
+            positive += weight * channel
+        else:
+            negative += weight * channel
+    return positive, negative
+
+
+@given(
+    arrays(np.float64, (2, 5, 3, 4), elements=st.floats(0, 100)),
+    arrays(np.float64, (2, 5), elements=st.floats(-3, 3)),
+)
+@quick
+def test_eqs_2_and_3_after_a_relu(features, weights):
+    for i in range(2):
+        m_p, m_n = parts(features[i], weights[i])
+        expected = {"signed": m_p + m_n, "positive": m_p, "absolute": m_p + np.abs(m_n)}
+        for name, answer in expected.items():
+            np.testing.assert_allclose(cam.activation_map(features, weights, name)[i], answer, atol=1e-9)
+
+
+def test_signed_features_sum_the_absolute_weights():
+    features = np.random.default_rng(0).normal(size=(1, 5, 3, 4))
+    weights = np.array([[1.0, -2.0, 3.0, -0.5, -1.5]])
+    m_p, m_n = parts(features[0], weights[0])
+    m = cam.activation_map(features, weights)[0]
+    np.testing.assert_allclose(m, sum(abs(w) * f for w, f in zip(weights[0], features[0], strict=True)))
+    assert not np.allclose(m, m_p + np.abs(m_n))  # the right side of Eq. 3, not its left side
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("recombination, expected", [("signed", [-1, 3]), ("positive", [2, 4]), ("absolute", [5, 5])])
+def test_by_hand(kind, recombination, expected):
+    features = kind([[[[1.0, 2.0]], [[3.0, 1.0]]]])  # two channels of 1×2
+    maps = cam.activation_map(features, kind([[2.0, -1.0]]), recombination)
+    assert maps.tolist() == [[expected]]
+
+
+def test_absolute_is_the_default():
+    features, weights = torch.ones(1, 2, 1, 1), torch.tensor([[1.0, -4.0]])
+    assert cam.activation_map(features, weights).item() == 5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        *[lambda x, how=how: cam.activation_map(x[:, None], x[:, 0, :1], how) for how in RECOMBINATIONS],
+        lambda x: cam.normalize(x),
+        lambda x: cam.normalize(x, "minmax"),
+        lambda x: cam.upsample(x, 7),
+    ],
+)
+def test_kind_and_dtype_are_kept(function, dtype):
+    maps = np.random.default_rng(0).uniform(size=(2, 3, 4)).astype(dtype)
+    array, tensor = function(maps), function(torch.tensor(maps))
+    assert isinstance(array, np.ndarray) and array.dtype == dtype
+    assert isinstance(tensor, torch.Tensor) and tensor.dtype == getattr(torch, dtype)
+    assert np.array_equal(array, tensor.numpy())
+    assert len(function(maps[:0])) == 0  # an empty batch
+
+
+@pytest.mark.parametrize("function", [cam.normalize, lambda x: cam.upsample(x, 5)])
+def test_any_memory_layout(function):
+    maps = np.random.default_rng(0).uniform(size=(4, 3, 4))
+    frozen = maps.copy()
+    frozen.flags.writeable = False
+    for view in (maps[:, ::-1], maps[::2], maps.transpose(0, 2, 1), frozen):
+        assert np.array_equal(function(view), function(view.copy()))
+        assert np.array_equal(cam.activation_map(view[:, None], np.ones((len(view), 1))), view)
+
+
+def test_nothing_is_changed_in_place():
+    maps = np.array([[[1.0, 4.0], [-2.0, 0.0]]])
+    before = maps.copy()
+    for result in (cam.normalize(maps), cam.normalize(maps, "minmax"), cam.upsample(maps, 2)):
+        result += 1
+    assert np.array_equal(maps, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, "integers"])
+def test_refuses_what_is_not_a_finite_float(kind, bad):
+    maps = np.ones((1, 2, 2), dtype=int if bad == "integers" else float)
+    if bad != "integers":
+        maps[0, 1, 1] = bad
+    maps, fine = kind(maps), kind(np.ones((1, 1, 1, 1)))
+    calls = [
+        lambda: cam.activation_map(maps[:, None], fine[:, 0, 0]),
+        lambda: cam.activation_map(fine, maps[:, 1, 1:]),
+        lambda: cam.normalize(maps),
+        lambda: cam.normalize(maps, "minmax"),
+        lambda: cam.upsample(maps, 4),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="floating point"):
+            call()
+
+
+def test_refuses_unknown_names():
+    with pytest.raises(ValueError, match="recombination 'squared'"):
+        cam.activation_map(torch.ones(1, 1, 2, 2), torch.ones(1, 1), "squared")
+    with pytest.raises(ValueError, match="normalization 'mean'"):
+        cam.normalize(torch.ones(1, 2, 2), "mean")
+
+
+@pytest.mark.parametrize("shape, weights", [((1, 3, 2, 2), (1, 2)), ((2, 3, 2, 2), (1, 3)), ((3, 2, 2), (3, 2))])
+def test_refuses_shapes_that_disagree(shape, weights):
+    with pytest.raises(ValueError, match="do not agree"):
+        cam.activation_map(torch.ones(shape), torch.ones(weights))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "how, given, expected",
+    [
+        ("max", [[-2, 0], [1, 4]], [[-0.5, 0], [0.25, 1]]),
+        ("minmax", [[-2, 0], [1, 4]], [[0, 1 / 3], [0.5, 1]]),
+        ("max", [[0, 0], [0, 0]], [[0, 0], [0, 0]]),
+        ("max", [[-2, -1], [-1, 0]], [[0, 0], [0, 0]]),
+        ("max", [[-2, -1], [-1, -3]], [[0, 0], [0, 0]]),
+        ("max", [[3, 3], [3, 3]], [[1, 1], [1, 1]]),
+        ("minmax", [[3, 3], [3, 3]], [[0, 0], [0, 0]]),
+        ("minmax", [[-3, -3], [-3, -3]], [[0, 0], [0, 0]]),
+        ("minmax", [[-2, -1], [-1, -3]], [[0.5, 1], [1, 0]]),
+    ],
+)
+def test_normalize_by_hand(kind, how, given, expected):
+    beside = [[0.0, 1.0], [0.0, 2.0]]  # each map by itself: this one must not matter
+    maps = cam.normalize(kind([np.array(given, dtype=float).tolist(), beside]), how)
+    np.testing.assert_allclose(np.asarray(maps[0]), expected)
+    assert maps[1].tolist() == [[0, 0.5], [0, 1]]
+
+
+@pytest.mark.parametrize("size", [6e4, 1.0, 2.0**-23])
+def test_minmax_over_the_whole_range_of_float16(size):
+    maps = np.array([[[-size, 0, size]]], dtype=np.float16)
+    assert cam.normalize(maps, "minmax").tolist() == [[[0, 0.5, 1]]]
+    assert cam.normalize(maps, "max").tolist() == [[[-1, 0, 1]]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_upsample_by_hand(kind):
+    at = np.array([0, 0.25, 0.75, 1])  # where the centres of 4 pixels fall between the centres of 2
+    corners = kind([[[0.0, 1.0], [2.0, 3.0]]])  # 2y + x
+    np.testing.assert_allclose(np.asarray(cam.upsample(corners, 4))[0], 2 * at[:, None] + at)
+    np.testing.assert_allclose(np.asarray(cam.upsample(corners, (2, 4)))[0], [at, 2 + at])
+    np.testing.assert_allclose(np.asarray(cam.upsample(corners, (4, 2)))[0], np.stack([2 * at, 2 * at + 1], 1))
+    assert cam.upsample(corners, np.int64(4)).shape == (1, 4, 4)

@@ -1,0 +1,131 @@
+"""Sec. 4.1: Eq. 1 and the poolings it is compared with, against answers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from wsol_utils import pooling
+from wsol_utils.pooling import GlobalAveragePool, ThresholdedAveragePool, WeightedGlobalAveragePool
+
+
+def features(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def eq1(channel, temperature=1.0):
+    """Eq. 1 of one channel (H, W) by loops, with the `exp` in the denominator."""
+    a = [value for row in channel.tolist() for value in row]
+    total = sum(math.exp(value / temperature) for value in a)
+    return sum(value * math.exp(value / temperature) / total for value in a) / len(a)
+
+
+@pytest.mark.parametrize("value", [-2.0, 0.0, 3.5])
+def test_constant_map(value):
+    maps = torch.full((2, 3, 4, 5), value)
+    assert torch.allclose(GlobalAveragePool()(maps), torch.full((2, 3), value))
+    assert torch.allclose(WeightedGlobalAveragePool(divide_by_area=False)(maps), torch.full((2, 3), value))
+    assert torch.allclose(WeightedGlobalAveragePool()(maps), torch.full((2, 3), value / 20))  # W·H = 20
+
+
+def test_one_hot_map():
+    maps = torch.tensor([[[[math.log(3), 0.0], [0.0, 0.0]]]])  # exp gives 3, 1, 1, 1: S = 1/2 at the hot pixel
+    assert WeightedGlobalAveragePool(divide_by_area=False)(maps).item() == pytest.approx(math.log(3) / 2)
+    assert WeightedGlobalAveragePool()(maps).item() == pytest.approx(math.log(3) / 8)
+    assert GlobalAveragePool()(maps).item() == pytest.approx(math.log(3) / 4)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_wgap_is_eq1(temperature):
+    maps = features(2, 3, 4, 5)
+    by_loops = torch.tensor([[eq1(channel, temperature) for channel in image] for image in maps]).double()
+    torch.testing.assert_close(WeightedGlobalAveragePool(temperature)(maps), by_loops)
+    torch.testing.assert_close(WeightedGlobalAveragePool(temperature, divide_by_area=False)(maps), 20 * by_loops)
+
+
+def test_as_printed_equals_average_pooling_of_weighted_features():
+    maps = features(2, 3, 4, 5)
+    weighted = maps * maps.flatten(2).softmax(2).view_as(maps)  # P · softmax(P)
+    torch.testing.assert_close(WeightedGlobalAveragePool()(maps), GlobalAveragePool()(weighted))
+
+
+def test_wgap_is_not_gap():
+    maps = features(2, 3, 4, 5)
+    gap = GlobalAveragePool()(maps)
+    assert (WeightedGlobalAveragePool(divide_by_area=False)(maps) > gap).all()  # a softmax favours what is high
+    assert not torch.isclose(WeightedGlobalAveragePool()(maps), gap).any()
+
+
+def test_temperature_limits():
+    maps = features(2, 3, 4, 5)
+    hot, cold = (WeightedGlobalAveragePool(t, divide_by_area=False)(maps) for t in (1e6, 1e-4))
+    torch.testing.assert_close(hot, maps.mean(dim=(2, 3)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(cold, maps.amax(dim=(2, 3)))
+
+
+def test_low_temperature_does_not_overflow_in_float16():
+    maps = torch.tensor([[[[6e4, 0.0]]]]).half()
+    assert WeightedGlobalAveragePool(0.01, divide_by_area=False)(maps).item() == pytest.approx(6e4, rel=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, math.nan])
+def test_temperature_must_be_positive(temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        WeightedGlobalAveragePool(temperature)
+
+
+@pytest.mark.parametrize("name", ["gap", "wgap", "wgap_sum", "tap"])
+class TestEveryPooling:
+    def test_order_of_pixels_does_not_matter(self, name):
+        maps = features(2, 3, 4, 5)
+        mixed = maps.flatten(2)[:, :, torch.randperm(20)].view(2, 3, 5, 4)
+        torch.testing.assert_close(pooling.build(name)(mixed), pooling.build(name)(maps))
+
+    def test_gradient(self, name):
+        assert torch.autograd.gradcheck(pooling.build(name), features(2, 2, 3, 3).requires_grad_())
+
+    def test_dead_channel(self, name):
+        maps = features(1, 2, 4, 5)
+        maps[:, 1] = 0
+        maps.requires_grad_()
+        pooled = pooling.build(name)(maps)
+        pooled.sum().backward()
+        assert pooled[0, 1] == 0 and pooled[0, 0] != 0
+        assert maps.grad.isfinite().all()
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    def test_dtype_is_kept(self, name, dtype):
+        pooled = pooling.build(name)(features(2, 3, 4, 5).to(dtype))
+        assert pooled.dtype == dtype and pooled.shape == (2, 3)
+
+    def test_float16_does_not_overflow(self, name):
+        maps = torch.full((1, 1, 14, 14), 6e4, dtype=torch.float16)  # the sum is 180 times float16's maximum
+        expected = 6e4 / 196 if name == "wgap" else 6e4
+        assert pooling.build(name)(maps).item() == pytest.approx(expected, rel=1e-3)
+
+    def test_empty_batch(self, name):
+        assert pooling.build(name)(torch.zeros(0, 3, 4, 5)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "threshold, above",
+    [(0, (10, 6, 1, 4)), (0.1, (10, 6, 4)), (0.4, (10, 6)), (0.39, (10, 6, 4)), (0.99, (10,))],  # strictly above
+)
+def test_tap_by_hand(threshold, above):
+    maps = torch.tensor([[[[10.0, 6.0, 1.0], [4.0, 0.0, -3.0]]]])
+    assert ThresholdedAveragePool(threshold)(maps).item() == pytest.approx(sum(above) / len(above))
+    assert ThresholdedAveragePool().threshold == 0.1
+
+
+def test_tap_without_a_positive_value_is_zero():
+    assert ThresholdedAveragePool()(torch.full((1, 1, 2, 2), -1.0)).item() == 0
+
+
+def test_build_knows_the_names():
+    maps = features(2, 3, 4, 5)
+    assert torch.equal(pooling.build("wgap", 2.0)(maps), WeightedGlobalAveragePool(2.0)(maps))
+    assert torch.equal(pooling.build("wgap_sum", 2.0)(maps), WeightedGlobalAveragePool(2.0, False)(maps))
+    assert torch.equal(pooling.build("gap")(maps), GlobalAveragePool()(maps))
+    assert torch.equal(pooling.build("tap")(maps), ThresholdedAveragePool()(maps))
+    with pytest.raises(ValueError, match=r"unknown pooling 'max'.*wgap_sum"):
+        pooling.build("max")

@@ -1,0 +1,264 @@
+"""Sec. 4.3 and the rules it is compared with, against hand-worked maps and loops over pixels."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage import filters
+
+from wsol_utils import thresholds
+from wsol_utils.thresholds import PAPER_GRID, boundary_means, select
+
+KINDS = [np.asarray, torch.tensor]
+BOUNDARY = ["first_above_mean", "argmax", "mean_of_candidates", "nearest_to_mean", "mean_boundary_value"]
+SKIMAGE = ["otsu", "li", "triangle", "yen", "isodata", "mean"]
+RULES = [*BOUNDARY, *SKIMAGE, "percentile", "fixed"]
+
+# Rings around a hole, seen from the border inwards: 4, 2, then a ring whose corners are 1 and sides 3.
+RINGS = np.full((1, 7, 7), 4.0)
+RINGS[0, 1:-1, 1:-1] = 2
+RINGS[0, 2:-2, 2:-2] = [[1, 3, 1], [3, 0, 3], [1, 3, 1]]
+
+# One row: every pixel is at the border, so V is the mean of what is above η.
+ROW = 2 * np.array([[[0.1, 0.1, 0.5, 0.5, 0.5, 0.7, 1, 1]]])
+ROW_GRID = (0, 0.2, 0.4, 0.6, 0.8, 1)
+ROW_V = [0.55, 0.7, 0.7, 0.9, 1.0, math.nan]  # D = 0.15, 0, 0.2, 0.1; their mean is 0.1125
+ROW_CHOICE = {
+    "first_above_mean": 0.2,
+    "argmax": 0.6,
+    "mean_of_candidates": 0.4,
+    "nearest_to_mean": 0.8,
+    "mean_boundary_value": 0.77,
+}
+
+
+def means_by_loops(image, grid):
+    """V of one map (H, W), pixel by pixel."""
+    height, width = image.shape
+    peak, means = image.max(), []
+    for eta in grid:
+        mask = {(y, x) for y in range(height) for x in range(width) if peak > 0 and image[y, x] > eta * peak}
+        around = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+        edge = [p for p in mask if any((p[0] + dy, p[1] + dx) not in mask for dy, dx in around)]
+        means.append(sum(image[p] / peak for p in edge) / len(edge) if edge else math.nan)
+    return means
+
+
+def select_by_loops(image, rule, grid):
+    """Section 2 of the readings, for one map (H, W)."""
+    v = means_by_loops(image, grid)
+    steps = [(grid[i], abs(v[i] - v[i - 1])) for i in range(1, len(grid))]
+    steps = [(eta, d) for eta, d in steps if not math.isnan(d)]
+    mean = sum(d for _, d in steps) / len(steps) if steps else math.inf
+    above = [eta for eta, d in steps if d > mean]
+    if not above:
+        return 0.0
+    defined = [value for value in v if not math.isnan(value)]
+    return {
+        "first_above_mean": min(above),
+        "argmax": max(steps, key=lambda step: step[1])[0],
+        "mean_of_candidates": sum(above) / len(above),
+        "nearest_to_mean": min(steps, key=lambda step: abs(step[1] - mean))[0],
+        "mean_boundary_value": sum(defined) / len(defined),
+    }[rule]
+
+
+def random_maps(kind, n=6, seed=0):
+    """(n, 11, 13): noise, or smooth as a CAM is; coarse ones have many pixels exactly at a threshold."""
+    rng = np.random.default_rng(seed)
+    maps = (
+        rng.normal(size=(n, 11, 13)) if kind == "noise" else filters.gaussian(rng.normal(size=(n, 11, 13)), (0, 2, 2))
+    )
+    return np.round(40 * maps) / 8 if kind == "coarse" else maps
+
+
+def test_paper_grid():
+    assert tuple(i / 20 for i in range(21)) == PAPER_GRID
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_boundary_of_rings(kind):
+    v = boundary_means(kind(RINGS), (0, 0.25, 0.5, 0.75, 1))
+    expected = [
+        (24 * 4 + 4 * 3 + 4 * 1) / 32 / 4,  # the rim of the image and of the hole, diagonal neighbours too
+        (24 * 4 + 16 * 2 + 4 * 3) / 44 / 4,  # 1 is not above a quarter of 4; the second ring now has a hole beside it
+        (24 * 4 + 4 * 3) / 28 / 4,  # two components
+        1,  # 3 is not above three quarters of 4
+        math.nan,  # nothing is above the maximum
+    ]
+    np.testing.assert_allclose(np.asarray(v), [expected])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["noise", "smooth", "coarse"])
+def test_boundary_means_against_loops(kind, dtype):
+    maps = random_maps(kind).astype(dtype)
+    v = boundary_means(maps)
+    assert v.shape == (6, 21)
+    np.testing.assert_allclose(v, [means_by_loops(image, PAPER_GRID) for image in maps], rtol=1e-6)
+    assert np.nanmin(v) >= 0 and np.nanmax(v) <= 1
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_no_boundary_without_a_positive_value(value):
+    assert np.isnan(boundary_means(np.full((2, 3, 3), value))).all()
+
+
+def test_mask_is_taken_in_the_dtype_of_the_map():
+    image = np.array([[[1, 0.3, 0.1]]], dtype=np.float32)  # as a double, float32's 0.3 is above 0.3
+    assert boundary_means(image, (0.3,)).item() == 1
+    assert boundary_means(image.astype(np.float64), (0.3,)).item() == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", BOUNDARY)
+def test_rules_by_hand(rule, kind):
+    row = kind(ROW)
+    np.testing.assert_allclose(np.asarray(boundary_means(row, ROW_GRID)), [ROW_V])
+    d = thresholds.boundary_differences(boundary_means(row, ROW_GRID))
+    np.testing.assert_allclose(np.asarray(d), [[math.nan, 0.15, 0, 0.2, 0.1, math.nan]], atol=1e-12)
+    assert select(row, rule, ROW_GRID).tolist() == pytest.approx([ROW_CHOICE[rule]])
+
+
+def test_a_difference_equal_to_the_mean_is_not_above_it():
+    row = np.array([[[1, 0.875, 0.5625, 0.5625, 0.5, 0.5, 0.5, 0.5]]])  # V = 0.625, 0.75, 0.9375, 1
+    grid = (0, 0.53, 0.6, 0.9)  # D = 0.125, 0.1875, 0.0625, exactly; their mean is 0.125
+    assert select(row, "first_above_mean", grid).tolist() == [0.6]
+    assert select(row, "mean_of_candidates", grid).tolist() == [0.6]
+    assert select(row, "nearest_to_mean", grid).tolist() == [0.53]
+
+
+def test_the_hand_worked_map_tells_the_rules_apart():
+    assert len({round(float(select(ROW, rule, ROW_GRID)[0]), 6) for rule in RULES}) >= len(BOUNDARY) + 1
+    assert len(set(ROW_CHOICE.values())) == len(BOUNDARY)
+    assert select(ROW, candidates=ROW_GRID)[0] == ROW_CHOICE["first_above_mean"]  # the default
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth"])
+@pytest.mark.parametrize("rule", BOUNDARY)
+def test_rules_against_loops(rule, kind):
+    maps = random_maps(kind, n=12, seed=1)
+    for grid in (PAPER_GRID, [0.03 * i for i in range(5, 30)]):
+        expected = [select_by_loops(image, rule, grid) for image in maps]
+        assert len(set(expected)) > 2  # else the maps would test nothing
+        np.testing.assert_allclose(select(maps, rule, grid), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("image", [np.zeros((1, 4, 4)), np.full((1, 4, 4), -2.0), -np.eye(4)[None]])
+def test_nothing_positive_gives_zero(rule, image):
+    assert select(image, rule).tolist() == [0]
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "fixed"])
+def test_constant_map_gives_zero(rule):
+    assert select(np.full((1, 4, 4), 0.7), rule).tolist() == [0]  # every D is 0: none is above their mean
+
+
+@pytest.mark.parametrize("rule", BOUNDARY)
+def test_two_valued_map_gives_zero(rule):
+    """Every threshold gives the same mask; 0 keeps it."""
+    assert select(np.eye(5)[None], rule).tolist() == [0]
+
+
+@pytest.mark.parametrize("rule", BOUNDARY)
+def test_a_single_candidate_has_no_difference(rule):
+    assert select(ROW, rule, (0.2,)).tolist() == [0]
+
+
+def test_fixed():
+    assert select(random_maps("noise"), "fixed").tolist() == [0.2] * 6
+
+
+@pytest.mark.parametrize("rule", SKIMAGE)
+def test_rules_of_scikit_image(rule):
+    maps = np.abs(random_maps("smooth", seed=2))
+    expected = [getattr(filters, f"threshold_{rule}")(image / image.max()) for image in maps]
+    np.testing.assert_allclose(select(maps, rule), expected)
+
+
+def test_mean_and_percentile_by_hand():
+    image = 5 * np.arange(11.0)[None, None]  # 0, 5 … 50: as fractions of the maximum 0, 0.1 … 1
+    assert select(image, "mean").tolist() == pytest.approx([0.5])
+    assert select(image, "percentile").tolist() == pytest.approx([0.35 * 0.9])
+
+
+@pytest.mark.parametrize("rule", SKIMAGE)
+def test_histogram_rules_stay_a_fraction(rule):
+    deep = np.full((1, 6, 6), -9.0)
+    deep[0, 2:4, 2:4] = [[1, 0.5], [0.7, 0.2]]
+    assert 0 <= select(deep, rule)[0] <= 1
+    assert rule != "mean" or select(deep, rule)[0] == 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_scale_does_not_matter(rule):
+    maps = random_maps("smooth")
+    np.testing.assert_allclose(select(maps / 1024, rule), select(maps, rule), rtol=1e-12)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_map_by_itself(rule):
+    maps = random_maps("smooth")
+    assert select(maps, rule).tolist() == [select(image[None], rule).item() for image in maps]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_kinds_and_dtypes(rule, dtype):
+    maps = random_maps("smooth").astype(dtype)
+    array, tensor = select(maps, rule), select(torch.tensor(maps, requires_grad=True), rule)
+    assert isinstance(array, np.ndarray) and isinstance(tensor, torch.Tensor)
+    assert array.shape == tensor.shape == (6,)
+    assert np.issubdtype(array.dtype, np.floating) and array.dtype == tensor.numpy().dtype
+    assert np.array_equal(array, tensor.numpy())
+    assert select(maps[:0], rule).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_kinds_and_dtypes_of_boundary_means(dtype):
+    maps = random_maps("smooth").astype(dtype)
+    array, tensor = boundary_means(maps), boundary_means(torch.tensor(maps))
+    assert isinstance(array, np.ndarray) and isinstance(tensor, torch.Tensor)
+    assert np.array_equal(array, tensor.numpy(), equal_nan=True)
+    assert boundary_means(maps[:0]).shape == (0, 21)
+
+
+def test_any_memory_layout():
+    maps = random_maps("smooth")
+    frozen = maps.copy()
+    frozen.flags.writeable = False
+    for view in (maps[:, ::-1], maps[::2], maps.transpose(0, 2, 1), frozen):
+        for rule in ("first_above_mean", "otsu"):
+            assert np.array_equal(select(view, rule), select(view.copy(), rule))
+
+
+@pytest.mark.parametrize(
+    "candidates",
+    [list(ROW_GRID), np.array(ROW_GRID), np.array(ROW_GRID[::-1])[::-1], torch.tensor(ROW_GRID, dtype=torch.float64)],
+)
+def test_any_kind_of_candidates(candidates):
+    assert select(ROW, "argmax", candidates).tolist() == pytest.approx([0.6])
+    assert np.allclose(boundary_means(ROW, candidates), [ROW_V], equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, "integers"])
+def test_refuses_what_is_not_a_finite_float(kind, bad):
+    maps = np.ones((1, 2, 2), dtype=int if bad == "integers" else float)
+    if bad != "integers":
+        maps[0, 1, 1] = bad
+    for rule in RULES:
+        with pytest.raises(ValueError, match="floating point"):
+            select(kind(maps), rule)
+    with pytest.raises(ValueError, match="floating point"):
+        boundary_means(kind(maps))
+
+
+def test_refuses_unknown_rules_and_shapes():
+    with pytest.raises(ValueError, match=r"rule 'median'.*first_above_mean"):
+        select(ROW, "median")
+    for function in (boundary_means, select):
+        with pytest.raises(ValueError, match="B, H, W"):
+            function(ROW[0])

@@ -1,0 +1,102 @@
+"""Class activation maps: recombination of the channels (Zhang et al., Eqs. 2 and 3), normalisation, upsampling.
+
+Tensors on any device and numpy arrays are accepted, and the same kind is returned.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = Tensor | np.ndarray
+
+RECOMBINATIONS = {
+    "signed": lambda weights: weights,  # M_p + M_n: Eq. 2, the original CAM
+    "positive": lambda weights: weights.clamp(min=0),  # M_p alone; the NWC of Bae et al.
+    "absolute": lambda weights: weights.abs(),  # M_p + |M_n|: Eq. 3
+}
+
+
+def activation_map(features: Array, class_weights: Array, recombination: str = "absolute") -> Array:
+    """Class activation map with recombined channel weights (Zhang et al., Eqs. 2 and 3).
+
+    After a ReLU, where no feature is negative, M_p + |M_n| is the sum of |w_k| F_k: that is what
+    "absolute" computes.
+
+    Args:
+        features: (B, C, H, W), last convolutional layer after its ReLU, before pooling.
+        class_weights: (B, C), the classifier's row for each image's class.
+        recombination: "signed" (Eq. 2), "positive" (M_p alone) or "absolute" (Eq. 3).
+
+    Returns:
+        (B, H, W), raw scores, not normalised.
+
+    Raises:
+        ValueError: if the shapes do not agree, the recombination is unknown, or the features or
+            weights are not floating point or not finite.
+    """
+    if recombination not in RECOMBINATIONS:
+        raise ValueError(f"unknown recombination {recombination!r}; choose one of {', '.join(RECOMBINATIONS)}")
+    maps, weights = _floating(features, "features"), _floating(class_weights, "class_weights")
+    if maps.ndim != 4 or weights.shape != maps.shape[:2]:
+        raise ValueError(
+            f"features (B, C, H, W) and class_weights (B, C) do not agree: {tuple(maps.shape)}, {tuple(weights.shape)}"
+        )
+    combined = torch.einsum("bc,bchw->bhw", RECOMBINATIONS[recombination](weights).to(maps.dtype), maps)
+    return _like(features, combined)
+
+
+def normalize(maps: Array, how: str = "max") -> Array:
+    """Each map divided by its maximum, or stretched between its minimum and maximum.
+
+    Args:
+        maps: (B, H, W).
+        how: "max" (Sec. 4.3, negative values stay negative) or "minmax" (wsolevaluation).
+
+    Returns:
+        (B, H, W). A map without a positive maximum ("max") or a constant one ("minmax") becomes 0.
+
+    Raises:
+        ValueError: if `how` is unknown, or the maps are not floating point or not finite.
+    """
+    if how not in ("max", "minmax"):
+        raise ValueError(f"unknown normalization {how!r}; choose one of max, minmax")
+    values = _floating(maps, "maps")
+    dtype = values.dtype
+    if how == "minmax":
+        values = values.to(torch.promote_types(values.dtype, torch.float32))  # float16's range can overflow
+        values = values - values.amin(dim=(-2, -1), keepdim=True)
+    peak = values.amax(dim=(-2, -1), keepdim=True)
+    scaled = torch.where(peak > 0, values / torch.where(peak > 0, peak, 1), 0)
+    return _like(maps, scaled.to(dtype))
+
+
+def upsample(maps: Array, size: int | tuple[int, int]) -> Array:
+    """Bilinear upsampling without aligned corners.
+
+    Args:
+        maps: (B, H, W).
+        size: the new height and width in pixels, or one number for both.
+
+    Returns:
+        (B, H', W').
+
+    Raises:
+        ValueError: if the maps are not floating point or not finite.
+    """
+    size = (int(size), int(size)) if np.ndim(size) == 0 else tuple(int(side) for side in size)
+    values = _floating(maps, "maps")
+    larger = torch.nn.functional.interpolate(values[:, None], size=size, mode="bilinear", align_corners=False)
+    return _like(maps, larger[:, 0])
+
+
+def _floating(values: Array, name: str) -> Tensor:
+    if not isinstance(values, Tensor):  # torch takes neither read-only arrays nor negative strides
+        values = np.require(values, requirements=("C", "W"))
+    tensor = torch.as_tensor(values)
+    if not tensor.is_floating_point() or not tensor.isfinite().all():
+        raise ValueError(f"{name} must be floating point without NaN or infinity")
+    return tensor
+
+
+def _like(given: Array, result: Tensor) -> Array:
+    return result if isinstance(given, Tensor) else result.numpy()

@@ -1,0 +1,166 @@
+"""The threshold of each map without ground truth (Zhang et al., Sec. 4.3), and the rules it is compared with.
+
+A threshold η is a fraction of the map's maximum: the mask is map > η · max, strictly.
+Tensors on any device and numpy arrays are accepted, and the same kind is returned.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from skimage import filters
+from torch import Tensor
+
+Array = Tensor | np.ndarray
+
+PAPER_GRID = tuple(i / 20 for i in range(21))  # Sec. 5: "from the set of [0, 0.05, ..., 1]"
+FIXED = 0.20  # the usual share of the maximum (Zhou et al. 2016)
+
+# The readings of Sec. 4.3 and Fig. 3: D, mean of D (the blue line), V, candidates, each of one map -> η.
+BOUNDARY_RULES = {
+    "first_above_mean": lambda d, mu, v, eta: eta[d > mu][0],
+    "argmax": lambda d, mu, v, eta: eta[d.argmax()],
+    "mean_of_candidates": lambda d, mu, v, eta: eta[d > mu].mean(),
+    "nearest_to_mean": lambda d, mu, v, eta: eta[(d - mu).abs().argmin()],
+    "mean_boundary_value": lambda d, mu, v, eta: v.mean(),
+}
+# Histogram rules of scikit-image on one map divided by its maximum (H, W) -> η.
+IMAGE_RULES = {
+    "otsu": filters.threshold_otsu,
+    "li": filters.threshold_li,
+    "triangle": filters.threshold_triangle,
+    "yen": filters.threshold_yen,
+    "isodata": filters.threshold_isodata,
+    "mean": filters.threshold_mean,
+    "percentile": lambda values: 0.35 * np.percentile(values, 90),  # Bae et al. 2020, "PaS"
+}
+RULES = ("fixed", *BOUNDARY_RULES, *IMAGE_RULES)
+
+
+def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID) -> Array:
+    """V: the mean of each map on the boundary of its mask, for every candidate threshold (Sec. 4.3).
+
+    The boundary is made of the mask's pixels with one of their 8 neighbours outside the mask; beyond
+    the image's border is outside. All components count, and the rims of holes.
+
+    Args:
+        maps: (B, H, W).
+        candidates: K thresholds, fractions of each map's maximum.
+
+    Returns:
+        (B, K), of maps divided by their maximum, hence in [0, 1]; NaN where the mask is empty.
+
+    Raises:
+        ValueError: if the maps are not (B, H, W), floating point and finite.
+    """
+    values = _floating(maps)
+    grid, order = torch.tensor([float(eta) for eta in candidates], dtype=values.dtype, device=values.device).sort()
+    peak = values.amax(dim=(1, 2))[:, None]  # (B, 1)
+    # A pixel lies on the boundary from the first cut that reaches its lowest neighbour up to its own value:
+    # the pixel is above the cut, the neighbour is not. So every pixel adds its value to a run of candidates.
+    own, lowest = values.flatten(1), _lowest_neighbour(values).flatten(1)  # (B, H·W)
+    cuts = grid * peak  # (B, K), in the maps' dtype
+    start, stop = torch.searchsorted(cuts, lowest), torch.searchsorted(cuts, own)
+    count = _runs(start, stop, torch.ones_like(own, dtype=torch.int64), len(grid))
+    total = _runs(start, stop, own.double() / peak, len(grid))
+    means = torch.where((count > 0) & (peak > 0), (total / count).clamp(max=1), torch.nan)[:, order.argsort()]
+    return _like(maps, means.to(torch.promote_types(values.dtype, torch.float32)))
+
+
+def boundary_differences(means: Array) -> Array:
+    """D: the step of V from one candidate to the next, |V_l - V_(l-1)| (Sec. 4.3 and Fig. 3).
+
+    Args:
+        means: (B, K), from `boundary_means`.
+
+    Returns:
+        (B, K); NaN at the first candidate and wherever one of the two V is undefined.
+    """
+    v = means if isinstance(means, Tensor) else torch.as_tensor(np.require(means, requirements=("C", "W")))
+    return _like(means, torch.cat([torch.full_like(v[:, :1], torch.nan), v.diff(dim=1).abs()], dim=1))
+
+
+def select(maps: Array, rule: str = "first_above_mean", candidates: Sequence[float] = PAPER_GRID) -> Array:
+    """One threshold per map, chosen without ground truth (Sec. 4.3).
+
+    Args:
+        maps: (B, H, W).
+        rule: "first_above_mean", the default reading of Fig. 3's blue line: the smallest η whose D
+            exceeds the mean of D; or another of `RULES`.
+        candidates: K thresholds in ascending order; only the rules of Sec. 4.3 use them.
+
+    Returns:
+        (B,), fractions of each map's maximum; 0 where nothing can be chosen (no positive value, no D
+        above the mean).
+
+    Raises:
+        ValueError: if the rule is unknown, or the maps are not (B, H, W), floating point and finite.
+    """
+    return select_all(maps, [rule], candidates)[rule]
+
+
+def select_all(maps: Array, rules: Sequence[str], candidates: Sequence[float] = PAPER_GRID) -> dict[str, Array]:
+    """What `select` chooses by each of several rules; those of Sec. 4.3 share one computation of V."""
+    for rule in rules:
+        if rule not in RULES:
+            raise ValueError(f"unknown threshold rule {rule!r}; choose one of {', '.join(RULES)}")
+    values = _floating(maps)
+    means = torch.as_tensor(boundary_means(values, candidates)) if set(rules) & set(BOUNDARY_RULES) else None
+    chosen = {}
+    for rule in rules:
+        if rule == "fixed":
+            eta = [FIXED if peak > 0 else 0.0 for peak in values.amax(dim=(1, 2)).tolist()]
+        elif rule in IMAGE_RULES:
+            eta = [_by_histogram(image, IMAGE_RULES[rule]) for image in values.cpu().double().numpy()]
+        else:
+            eta = _by_boundary(means, rule, candidates)
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        chosen[rule] = _like(maps, torch.tensor(eta, dtype=dtype, device=values.device))
+    return chosen
+
+
+def _lowest_neighbour(values: Tensor) -> Tensor:
+    """(B, H, W) -> (B, H, W), the least of each pixel and its 8 neighbours; -inf beyond the border."""
+    padded = torch.nn.functional.pad(values, (1, 1, 1, 1), value=-torch.inf)
+    row = torch.minimum(torch.minimum(padded[:, :, :-2], padded[:, :, 1:-1]), padded[:, :, 2:])
+    return torch.minimum(torch.minimum(row[:, :-2], row[:, 1:-1]), row[:, 2:])
+
+
+def _runs(start: Tensor, stop: Tensor, amount: Tensor, length: int) -> Tensor:
+    """(B, N) runs [start, stop) of candidates -> (B, length), the sum of the amounts whose run covers each."""
+    steps = torch.zeros(len(start), length + 1, dtype=amount.dtype, device=amount.device)
+    steps.scatter_add_(1, start, amount).scatter_add_(1, stop, -amount)
+    return steps.cumsum(dim=1)[:, :length]
+
+
+def _by_boundary(means: Tensor, rule: str, candidates: Sequence[float]) -> list[float]:
+    grid, means = torch.tensor([float(eta) for eta in candidates], dtype=torch.float64), means.double().cpu()
+    chosen = []
+    for v, d in zip(means, boundary_differences(means), strict=True):
+        defined = d.isfinite()
+        d, mu = d[defined], d[defined].mean()
+        above = (d > mu).any()  # else all D are equal (a map of one level), and 0 keeps what is positive
+        chosen.append(BOUNDARY_RULES[rule](d, mu, v[v.isfinite()], grid[defined]).item() if above else 0.0)
+    return chosen
+
+
+def _by_histogram(image: np.ndarray, rule) -> float:
+    peak = image.max()
+    if peak <= 0 or image.min() == peak:  # nothing positive, or constant: no threshold separates anything
+        return 0.0
+    return float(np.clip(rule(image / peak), 0, 1))
+
+
+def _floating(maps: Array) -> Tensor:
+    if not isinstance(maps, Tensor):  # torch takes neither read-only arrays nor negative strides
+        maps = np.require(maps, requirements=("C", "W"))
+    tensor = torch.as_tensor(maps).detach()
+    if tensor.ndim != 3:
+        raise ValueError(f"maps must be (B, H, W), got {tuple(tensor.shape)}")
+    if not tensor.is_floating_point() or not tensor.isfinite().all():
+        raise ValueError("maps must be floating point without NaN or infinity")
+    return tensor
+
+
+def _like(given: Array, result: Tensor) -> Array:
+    return result if isinstance(given, Tensor) else result.numpy()
