@@ -1,0 +1,234 @@
+"""The annotation table of a data set, checked and kept as a file, and the torch Dataset that serves it.
+
+Boxes follow every resize, crop and flip of their image.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from wsol_utils.layouts import (
+    COLUMNS,
+    READERS,
+    REMEDY,
+    Box,
+    DatasetError,
+    failure,
+    read_cub,
+    read_ilsvrc,
+    read_tiny_imagenet,
+)
+
+__all__ = [  # the readers belong to the same topic: a table on disk -> a table in memory
+    "COLUMNS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "READERS",
+    "DatasetError",
+    "ImageDataset",
+    "check",
+    "collate",
+    "denormalize",
+    "hold_out",
+    "read_cub",
+    "read_ilsvrc",
+    "read_table",
+    "read_tiny_imagenet",
+    "test_transform",
+    "train_transform",
+    "write_table",
+]  # fmt: skip
+
+Sample = tuple[torch.Tensor, int, torch.Tensor]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = ("train", "test")) -> pd.DataFrame:
+    """Opens and decodes every image of `splits` below `root`; rows of another split stay as they are.
+
+    Returns:
+        The table with width and height filled in, and every box that overshoots its image by up to a pixel clipped.
+    Raises:
+        DatasetError: images are missing (counted), or, at the first such row in the table's order, an image does
+            not decode or a box lies more than one pixel outside it.
+    """
+    if unknown := sorted(set(splits) - {"train", "test"}):
+        raise DatasetError(f"unknown split {unknown[0]!r}; name 'train' or 'test'")
+    values = {name: table[name].tolist() for name in COLUMNS}
+    rows = np.flatnonzero(table["split"].isin(splits)).tolist()
+    if missing := [row for row in rows if not Path(root, values["path"][row]).is_file()]:
+        raise failure(
+            root,
+            values["path"][missing[0]],
+            f"missing image, listed in {values['source'][missing[0]]} "
+            f"({len(missing)} of {len(rows)} images are missing)",
+            "unpack the data set again, or take them off its lists",
+        )
+
+    def measure(row: int) -> tuple[int, int, list[Box]]:
+        path, source, boxes = (values[name][row] for name in ("path", "source", "boxes"))
+        (width, height), _ = _decode(Path(root, path), f", listed in {source}", scaled=True)
+        clipped = [
+            (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))) for x0, y0, x1, y1 in boxes
+        ]
+        for number, (box, (x0, y0, x1, y1)) in enumerate(zip(boxes, clipped, strict=True), start=1):
+            if max(abs(a - b) for a, b in zip(box, (x0, y0, x1, y1), strict=True)) > 1 or x1 <= x0 or y1 <= y0:
+                raise failure(
+                    root,
+                    source,
+                    f"box {number}, {tuple(box)}, lies outside its image {path} of {width} x "
+                    f"{height} pixels (half-open; one pixel more is clipped)",
+                )
+        return width, height, clipped
+
+    with ThreadPoolExecutor() as pool:
+        for some in (rows[start : start + 1024] for start in range(0, len(rows), 1024)):
+            for row, measured in zip(some, pool.map(measure, some), strict=True):
+                values["width"][row], values["height"][row], values["boxes"][row] = measured
+    return table.assign(width=values["width"], height=values["height"], boxes=values["boxes"])
+
+
+def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Writes the table as CSV, the boxes as JSON text; a reader sees the old file or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        table.assign(boxes=table["boxes"].map(json.dumps)).to_csv(temporary, index=False, lineterminator="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_table(path: str | os.PathLike) -> pd.DataFrame:
+    """Reads what `write_table` wrote.
+
+    Raises:
+        DatasetError: the file is missing or is no such table; run notebook 01.
+    """
+    types = {name: "int64" if name in ("label", "width", "height") else str for name in COLUMNS}
+    try:
+        table = pd.read_csv(path, dtype=types, keep_default_na=False)[COLUMNS]
+        return table.assign(
+            boxes=[[(x0, y0, x1, y1) for x0, y0, x1, y1 in json.loads(text)] for text in table["boxes"]]
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DatasetError(f"{path}: no table of annotations ({error}); run notebook 01, which writes it") from error
+
+
+def hold_out(table: pd.DataFrame, fraction: float = 0.2, seed: int = 0) -> pd.DataFrame:
+    """Turns a part of the train split into split "test", so that values are tuned without a look at the test split.
+
+    Args:
+        table: its test rows are dropped.
+        fraction: of every class, in (0, 1), rounded, at least one image with boxes; one image at least stays "train".
+        seed: of the draw.
+    Raises:
+        DatasetError: no train image with a box can be held out.
+    """
+    if not 0 < fraction < 1:
+        raise DatasetError(f"fraction must lie between 0 and 1, got {fraction}")
+    table = table[table["split"] == "train"].reset_index(drop=True)
+    held: list[int] = []
+    for label, rows in table.groupby("label"):
+        candidates = rows.index[rows["boxes"].str.len() > 0]
+        count = min(max(1, round(fraction * len(rows))), len(rows) - 1, len(candidates))
+        held += np.random.default_rng([seed, int(label)]).choice(candidates, count, replace=False).tolist()
+    if not held:
+        raise DatasetError("no train image with a box to hold out; read a data set with a train split and its boxes")
+    return table.assign(split=np.where(table.index.isin(held), "test", "train"))
+
+
+# The images.
+
+
+class ImageDataset(torch.utils.data.Dataset):
+    """The images of a table's rows; an item is (image (3, H, W) float32, label, boxes (n, 4) float32).
+
+    The boxes are half-open pixels of the transformed image; one that leaves a crop is clamped, to no area if need be.
+    Augmentation depends on (seed, epoch, index) alone, not on workers or order, and leaves torch's generators as they
+    were. EXIF orientation is not applied, as the annotations ignore it. An image that does not decode raises
+    DatasetError.
+
+    Args:
+        table: rows to serve, in their order.
+        root: the folder that its paths are relative to.
+        transform: takes (tv_tensors.Image uint8 (3, H, W), tv_tensors.BoundingBoxes), returns both.
+        seed: of the augmentation, not negative.
+    """
+
+    def __init__(self, table: pd.DataFrame, root: str | os.PathLike, transform: Callable, seed: int = 0) -> None:
+        self.root, self.transform, self.seed = Path(root), transform, seed
+        self.image_ids = np.array(table["image_id"].tolist(), dtype=np.str_)
+        self.paths = np.array(table["path"].tolist(), dtype=np.str_)  # flat arrays: workers share them, uncopied
+        self.labels = np.array(table["label"], dtype=np.int64)
+        self.ends = np.cumsum([0, *map(len, table["boxes"])])
+        self.boxes = np.array([box for boxes in table["boxes"] for box in boxes], dtype=np.float32).reshape(-1, 4)
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by persistent workers too
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose augmentation the next items get; call it before iterating a DataLoader."""
+        self.epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        _, image = _decode(self.root / self.paths[index])
+        boxes = torch.from_numpy(self.boxes[self.ends[index] : self.ends[index + 1]].copy())
+        boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width))
+        state = np.random.SeedSequence([self.seed, int(self.epoch), index]).generate_state(1, np.uint64)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(state[0]))  # unlike torch.manual_seed, leaves CUDA's alone
+            image, boxes = self.transform(tv_tensors.Image(image), boxes)
+        return image.as_subclass(torch.Tensor), int(self.labels[index]), boxes.as_subclass(torch.Tensor)
+
+
+def _decode(file: Path, listed: str = "", scaled: bool = False) -> tuple[tuple[int, int], Image.Image]:
+    """(width, height) and the image in RGB; `scaled` decodes a JPEG at 1/8 of its size, fast, yet to its end."""
+    try:
+        with Image.open(file) as image:
+            size = image.size
+            if scaled:
+                image.draft(None, (1, 1))
+            return size, image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise DatasetError(f"{file}: an image that does not decode ({error}){listed}; {REMEDY}") from error
+
+
+def collate(batch: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """B items -> images (B, 3, H, W), labels (B,) int64, a list of B tensors of boxes (n, 4)."""
+    images, labels, boxes = zip(*batch, strict=True)
+    return torch.stack(images), torch.tensor(labels), list(boxes)
+
+
+def train_transform(resize: int = 256, crop: int = 224) -> v2.Compose:
+    """Square resize (aspect not kept), random crop and flip, normalised by ImageNet's statistics."""
+    return v2.Compose([v2.Resize((resize, resize)), v2.RandomCrop(crop), v2.RandomHorizontalFlip(), *_to_float()])
+
+
+def test_transform(size: int = 224) -> v2.Compose:
+    """Square resize (aspect not kept), normalised by ImageNet's statistics."""
+    return v2.Compose([v2.Resize((size, size)), *_to_float()])
+
+
+def _to_float() -> list[v2.Transform]:
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+
+
+def denormalize(images: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Normalised images (..., 3, H, W) -> uint8 (..., H, W, 3), to be plotted."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    images = (torch.as_tensor(images).detach().cpu().float() * std + mean).clamp(0, 1)
+    return (images * 255).round().to(torch.uint8).movedim(-3, -1).numpy()
