@@ -38,37 +38,73 @@ def cub(root: Path) -> None:
     """Four 40 x 30 images of two classes, the second image in a box with fractions."""
     names = ["001.Red_bird/a.jpg", "001.Red_bird/b.jpg", "002.Blue_bird/c.jpg", "002.Blue_bird/d.jpg"]
     draw(root, [f"images/{name}" for name in names], (40, 30))
-    write(root, {
-        "images.txt": "".join(f"{i} {name}\n" for i, name in enumerate(names, 1)),
-        "image_class_labels.txt": "1 1\n2 1\n3 2\n4 2\n", "train_test_split.txt": "1 1\n2 0\n3 1\n4 0\n",
-        "bounding_boxes.txt": "1 0.0 0.0 40.0 30.0\n2 2.5 3.25 10.5 20.0\n3 5.0 6.0 7.0 8.0\n4 1.0 1.0 38.0 28.0\n",
-        "classes.txt": "1 001.Red_bird\n2 002.Blue_bird\n"})
+    write(
+        root,
+        {
+            "images.txt": "".join(f"{i} {name}\n" for i, name in enumerate(names, 1)),
+            "image_class_labels.txt": "1 1\n2 1\n3 2\n4 2\n",
+            "train_test_split.txt": "1 1\n2 0\n3 1\n4 0\n",
+            "bounding_boxes.txt": "1 0.0 0.0 40.0 30.0\n2 2.5 3.25 10.5 20.0\n3 5.0 6.0 7.0 8.0\n4 1.0 1.0 38.0 28.0\n",
+            "classes.txt": "1 001.Red_bird\n2 002.Blue_bird\n",
+        },
+    )
 
 
 def voc(*objects: tuple) -> str:
-    body = "".join(f"<object>\n<name>{name}</name>\n<bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax>"
-                   f"<ymax>{d}</ymax></bndbox>\n</object>\n" for name, a, b, c, d in objects)
+    body = "".join(
+        f"<object>\n<name>{name}</name>\n<bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax>"
+        f"<ymax>{d}</ymax></bndbox>\n</object>\n"
+        for name, a, b, c, d in objects
+    )
     return f"<annotation>\n<size><width>50</width><height>40</height></size>\n{body}</annotation>\n"
 
 
 def ilsvrc(root: Path) -> None:
     """Two 50 x 40 validation images, the second with two boxes, and three train images, one without a box."""
-    draw(root, [f"{VAL}/v1.JPEG", f"{VAL}/v2.JPEG", f"{TRAIN}/n02/n02_7.JPEG", f"{TRAIN}/n02/n02_12.JPEG",
-                f"{TRAIN}/n01/n01_5.JPEG"], (50, 40))
-    write(root, {
-        "LOC_synset_mapping.txt": "n02 bird, feathered one\nn01 fish\n",
-        "LOC_val_solution.csv": "ImageId,PredictionString\nv1,n01 1 2 30 39 \nv2,n02 0 0 49 39 n02 5 5 9 9 \n",
-        "LOC_train_solution.csv": "ImageId,PredictionString\nn02_7,n02 3 4 5 6 \nn01_5,n01 0 1 2 3 \n",
-        f"{XML}/v1.xml": voc(("n01", 1, 2, 30, 39)), f"{XML}/v2.xml": voc(("n02", 0, 0, 49, 39), ("n02", 5, 5, 9, 9))})
+    draw(
+        root,
+        [
+            f"{VAL}/v1.JPEG",
+            f"{VAL}/v2.JPEG",
+            f"{TRAIN}/n02/n02_7.JPEG",
+            f"{TRAIN}/n02/n02_12.JPEG",
+            f"{TRAIN}/n01/n01_5.JPEG",
+        ],
+        (50, 40),
+    )
+    write(
+        root,
+        {
+            "LOC_synset_mapping.txt": "n02 bird, feathered one\nn01 fish\n",
+            "LOC_val_solution.csv": "ImageId,PredictionString\nv1,n01 1 2 30 39 \nv2,n02 0 0 49 39 n02 5 5 9 9 \n",
+            "LOC_train_solution.csv": "ImageId,PredictionString\nn02_7,n02 3 4 5 6 \nn01_5,n01 0 1 2 3 \n",
+            f"{XML}/v1.xml": voc(("n01", 1, 2, 30, 39)),
+            f"{XML}/v2.xml": voc(("n02", 0, 0, 49, 39), ("n02", 5, 5, 9, 9)),
+        },
+    )
 
 
 def tiny_imagenet(root: Path) -> None:
-    draw(root, ["train/n01/images/n01_0.JPEG", "train/n02/images/n02_0.JPEG", "val/images/val_0.JPEG",
-                "val/images/val_1.JPEG"], (64, 64))
-    write(root, {
-        "wnids.txt": "n02\nn01\n", "words.txt": "n00\tentity\nn01\tfish\nn02\tbird, feathered one\n",
-        "train/n01/n01_boxes.txt": "n01_0.JPEG\t0\t10\t63\t58\n", "train/n02/n02_boxes.txt": "n02_0.JPEG\t4\t5\t4\t9\n",
-        "val/val_annotations.txt": "val_0.JPEG\tn02\t0\t32\t44\t62\nval_1.JPEG\tn01\t63\t0\t63\t63\n"})
+    draw(
+        root,
+        [
+            "train/n01/images/n01_0.JPEG",
+            "train/n02/images/n02_0.JPEG",
+            "val/images/val_0.JPEG",
+            "val/images/val_1.JPEG",
+        ],
+        (64, 64),
+    )
+    write(
+        root,
+        {
+            "wnids.txt": "n02\nn01\n",
+            "words.txt": "n00\tentity\nn01\tfish\nn02\tbird, feathered one\n",
+            "train/n01/n01_boxes.txt": "n01_0.JPEG\t0\t10\t63\t58\n",
+            "train/n02/n02_boxes.txt": "n02_0.JPEG\t4\t5\t4\t9\n",
+            "val/val_annotations.txt": "val_0.JPEG\tn02\t0\t32\t44\t62\nval_1.JPEG\tn01\t63\t0\t63\t63\n",
+        },
+    )
 
 
 LAYOUTS: dict[str, Callable[[Path], None]] = {"cub": cub, "ilsvrc": ilsvrc, "tiny_imagenet": tiny_imagenet}
@@ -92,7 +128,11 @@ def test_cub_golden(tmp_path: Path) -> None:
     assert table["label"].tolist() == [0, 0, 1, 1]
     assert table["class_name"].tolist() == ["Red bird", "Red bird", "Blue bird", "Blue bird"]
     assert table["boxes"].tolist() == [  # x, y, x + width, y + height
-        [(0.0, 0.0, 40.0, 30.0)], [(2.5, 3.25, 13.0, 23.25)], [(5.0, 6.0, 12.0, 14.0)], [(1.0, 1.0, 39.0, 29.0)]]
+        [(0.0, 0.0, 40.0, 30.0)],
+        [(2.5, 3.25, 13.0, 23.25)],
+        [(5.0, 6.0, 12.0, 14.0)],
+        [(1.0, 1.0, 39.0, 29.0)],
+    ]
     assert table["source"][1] == "bounding_boxes.txt:2 (images.txt:2)"
     assert not table[["width", "height"]].any(axis=None)
 
@@ -110,7 +150,12 @@ def test_ilsvrc_golden(tmp_path: Path, boxes_from: str) -> None:
     assert table["label"].tolist() == [0, 0, 1, 1, 0]
     assert table["class_name"].tolist() == ["bird", "bird", "fish", "fish", "bird"]
     assert table["boxes"].tolist() == [  # the last pixel is the object's: + 1
-        [], [(3, 4, 6, 7)], [(0, 1, 3, 4)], [(1, 2, 31, 40)], [(0, 0, 50, 40), (5, 5, 10, 10)]]
+        [],
+        [(3, 4, 6, 7)],
+        [(0, 1, 3, 4)],
+        [(1, 2, 31, 40)],
+        [(0, 0, 50, 40), (5, 5, 10, 10)],
+    ]
     listed = f"{XML}/v2.xml (LOC_val_solution.csv:3)" if boxes_from == "xml" else "LOC_val_solution.csv:3"
     assert table["source"].tolist()[1::3] == ["LOC_train_solution.csv:2", listed]
 
@@ -164,10 +209,20 @@ BAD_FILES = [
     ("cub", "bounding_boxes.txt", "6.0 7.0", "6.0 0", ["bounding_boxes.txt:3", "no area"]),
     ("cub", "bounding_boxes.txt", "6.0 7.0", "6.0 -7", ["bounding_boxes.txt:3", "no area"]),
     ("cub", "bounding_boxes.txt", "3 5.0 6.0 7.0 8.0\n", "", ["images.txt:3", "image 3 has no line in bounding_boxes"]),
-    ("cub", "bounding_boxes.txt", "3 5.0", "2 5.0",
-     ["bounding_boxes.txt:3", "duplicate id '2'", "bounding_boxes.txt:2"]),
-    ("cub", "bounding_boxes.txt", "4 1.0", "9 1 1 1 1\n4 1.0",
-     ["bounding_boxes.txt:4", "image 9 is not in images.txt"]),
+    (
+        "cub",
+        "bounding_boxes.txt",
+        "3 5.0",
+        "2 5.0",
+        ["bounding_boxes.txt:3", "duplicate id '2'", "bounding_boxes.txt:2"],
+    ),
+    (
+        "cub",
+        "bounding_boxes.txt",
+        "4 1.0",
+        "9 1 1 1 1\n4 1.0",
+        ["bounding_boxes.txt:4", "image 9 is not in images.txt"],
+    ),
     ("cub", "image_class_labels.txt", "2 1\n", "", ["images.txt:2", "no line in image_class_labels.txt"]),
     ("cub", "image_class_labels.txt", "3 2", "3 7", ["image_class_labels.txt:3", "'7'", "classes.txt"]),
     ("cub", "train_test_split.txt", "3 1", "3 2", ["train_test_split.txt:3", "'2'", "train", "test"]),
@@ -187,8 +242,13 @@ BAD_FILES = [
     ("ilsvrc", "LOC_val_solution.csv", "39 n02", "39 n01", ["LOC_val_solution.csv:3", "n02 0 0 49 39 n01"]),
     ("ilsvrc", "LOC_val_solution.csv", "v2,", "v1,", ["LOC_val_solution.csv:3", "duplicate id 'v1'"]),
     ("ilsvrc", "LOC_val_solution.csv", "v2,", "../v2,", ["LOC_val_solution.csv:3", "'../v2'", "leaves"]),
-    ("ilsvrc", "LOC_train_solution.csv", "n02_7,", "n02_8,",
-     ["LOC_train_solution.csv:2", "missing image", "n02_8.JPEG"]),
+    (
+        "ilsvrc",
+        "LOC_train_solution.csv",
+        "n02_7,",
+        "n02_8,",
+        ["LOC_train_solution.csv:2", "missing image", "n02_8.JPEG"],
+    ),
     ("ilsvrc", "LOC_train_solution.csv", "n02_7,n02", "n02_7,n01", ["LOC_train_solution.csv:2", "'n01'", "train/n02"]),
     ("ilsvrc", "LOC_train_solution.csv", "4 5 6", "4 5 2", ["LOC_train_solution.csv:2", "no area"]),
     ("ilsvrc", "LOC_synset_mapping.txt", "n01 fish\n", "", [f"{TRAIN}/n01", "unknown synset"]),
@@ -218,8 +278,9 @@ BAD_FILES = [
 
 
 @pytest.mark.parametrize(("layout", "file", "old", "new", "said"), BAD_FILES)
-def test_bad_file_is_named(tmp_path: Path, layout: str, file: str, old: str | None, new: str | None,
-                           said: list[str]) -> None:
+def test_bad_file_is_named(
+    tmp_path: Path, layout: str, file: str, old: str | None, new: str | None, said: list[str]
+) -> None:
     LAYOUTS[layout](tmp_path)
     if file == "LOC_val_solution.csv":  # its own boxes count only where there are no XML files
         (tmp_path / XML).rename(tmp_path / "elsewhere")
@@ -232,8 +293,9 @@ def test_bad_file_is_named(tmp_path: Path, layout: str, file: str, old: str | No
     with pytest.raises(DatasetError) as caught:
         read(layout, tmp_path)
     message = str(caught.value)
-    assert message.startswith(str(tmp_path)) and ("correct it, or unpack" in message or "DATA_ROOT" in message
-                                                  or "unpack the data set again" in message)
+    assert message.startswith(str(tmp_path)) and (
+        "correct it, or unpack" in message or "DATA_ROOT" in message or "unpack the data set again" in message
+    )
     assert [part for part in said if part not in message] == []
 
 
@@ -243,15 +305,20 @@ def test_missing_root(tmp_path: Path, layout: str) -> None:
         read(layout, tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("layout", "file"), [("cub", "images.txt"), ("ilsvrc", "LOC_val_solution.csv"),
-                                              ("tiny_imagenet", "val/val_annotations.txt")])
+@pytest.mark.parametrize(
+    ("layout", "file"),
+    [("cub", "images.txt"), ("ilsvrc", "LOC_val_solution.csv"), ("tiny_imagenet", "val/val_annotations.txt")],
+)
 def test_empty_list_and_bytes_that_are_no_text(tmp_path: Path, layout: str, file: str) -> None:
     LAYOUTS[layout](tmp_path)
     (tmp_path / file).write_bytes(b"1 caf\xe9\n")
     with pytest.raises(DatasetError, match=f"{file}: not a text in UTF-8"):
         read(layout, tmp_path)
-    for name in ([file, "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"] if layout == "cub"
-                 else [file, *(f"train/{wnid}/{wnid}_boxes.txt" for wnid in ("n01", "n02"))]):
+    for name in (
+        [file, "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt"]
+        if layout == "cub"
+        else [file, *(f"train/{wnid}/{wnid}_boxes.txt" for wnid in ("n01", "n02"))]
+    ):
         write(tmp_path, {name: "ImageId,PredictionString\n" if layout == "ilsvrc" else "\n"})
     if layout == "ilsvrc":
         (tmp_path / TRAIN).rename(tmp_path / "elsewhere")
@@ -291,8 +358,9 @@ def test_check_clips_an_inclusive_corner_on_the_frame(tmp_path: Path) -> None:
     assert check(datasets.read_ilsvrc(tmp_path), tmp_path)["boxes"].tolist()[-1] == [(0, 0, 50, 40)]
 
 
-@pytest.mark.parametrize("box", ["-1.5 0 9 9", "0 -1.5 9 9", "0 0 41.5 30", "0 0 40 31.5", "40 0 1 9", "0 30 9 1",
-                                 "-1 0 1 9", "90 90 5 5"])
+@pytest.mark.parametrize(
+    "box", ["-1.5 0 9 9", "0 -1.5 9 9", "0 0 41.5 30", "0 0 40 31.5", "40 0 1 9", "0 30 9 1", "-1 0 1 9", "90 90 5 5"]
+)
 def test_check_box_outside_its_image(tmp_path: Path, box: str) -> None:
     cub(tmp_path)
     lines = (tmp_path / "bounding_boxes.txt").read_text()
@@ -379,8 +447,16 @@ def test_failed_write_leaves_the_old_table(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_table(tmp_path / "out" / "table.csv"), table)
 
 
-@pytest.mark.parametrize("text", [None, "", "a,b\n1,2\n", ",".join(datasets.COLUMNS) + "\na,b,test,0,c,1,1,[[1]],d\n",
-                                  ",".join(datasets.COLUMNS) + "\na,b,test,zero,c,1,1,[],d\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "a,b\n1,2\n",
+        ",".join(datasets.COLUMNS) + "\na,b,test,0,c,1,1,[[1]],d\n",
+        ",".join(datasets.COLUMNS) + "\na,b,test,zero,c,1,1,[],d\n",
+    ],
+)
 def test_read_table_of_something_else(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "table.csv").write_text(text)
@@ -389,8 +465,11 @@ def test_read_table_of_something_else(tmp_path: Path, text: str | None) -> None:
 
 
 def made_up_table(sizes: list[int], test: int = 3) -> pd.DataFrame:
-    rows = [(f"{label}_{i}", f"{label}_{i}.jpg", "train", label, str(label), 9, 9, [(0.0, 0.0, 9.0, 9.0)], "list:1")
-            for label, size in enumerate(sizes) for i in range(size)]
+    rows = [
+        (f"{label}_{i}", f"{label}_{i}.jpg", "train", label, str(label), 9, 9, [(0.0, 0.0, 9.0, 9.0)], "list:1")
+        for label, size in enumerate(sizes)
+        for i in range(size)
+    ]
     rows += [(f"t{i}", f"t{i}.jpg", "test", 0, "0", 9, 9, [(0.0, 0.0, 9.0, 9.0)], "list:1") for i in range(test)]
     return pd.DataFrame(rows, columns=datasets.COLUMNS)
 
@@ -492,7 +571,8 @@ def test_augmentation_is_a_function_of_seed_epoch_and_index(tmp_path: Path) -> N
     assert len({image.numpy().tobytes() for image in first}) > 1  # the same photograph, another crop at each index
     torch.manual_seed(99)  # neither what was drawn before nor the number of workers matters
     loader = torch.utils.data.DataLoader(
-        dataset, batch_size=4, collate_fn=datasets.collate, num_workers=2, persistent_workers=True)
+        dataset, batch_size=4, collate_fn=datasets.collate, num_workers=2, persistent_workers=True
+    )
     for epoch, expected in ((0, first), (1, second)):  # persistent workers see the new epoch
         dataset.set_epoch(epoch)
         assert torch.equal(torch.cat([images for images, _, _ in loader]), expected)
@@ -555,8 +635,10 @@ def test_normalisation_and_its_inverse(tmp_path: Path) -> None:
 # The real folders.
 
 
-@pytest.mark.parametrize(("folder", "layout", "splits", "classes"), [
-    ("cub20/CUB_200_2011", "cub", {"train": 600, "test": 549}, 20), ("ilsvrc800", "ilsvrc", {"test": 800}, 545)])
+@pytest.mark.parametrize(
+    ("folder", "layout", "splits", "classes"),
+    [("cub20/CUB_200_2011", "cub", {"train": 600, "test": 549}, 20), ("ilsvrc800", "ilsvrc", {"test": 800}, 545)],
+)
 def test_real_folders(folder: str, layout: str, splits: dict[str, int], classes: int) -> None:
     if not (REAL / folder).is_dir():
         pytest.skip(f"the real photographs of {folder} are not here")
@@ -569,7 +651,8 @@ def test_real_folders(folder: str, layout: str, splits: dict[str, int], classes:
     else:
         assert (table[["width", "height"]] == 227).all(axis=None) and table["boxes"].str.len().sum() == 1220
         assert max(box[2] for boxes in table["boxes"] for box in boxes) == 227
-    images, labels, boxes = datasets.collate([ImageDataset(table, REAL / folder, datasets.test_transform())[i]
-                                              for i in (0, 7)])
+    images, labels, boxes = datasets.collate(
+        [ImageDataset(table, REAL / folder, datasets.test_transform())[i] for i in (0, 7)]
+    )
     assert images.shape == (2, 3, 224, 224) and all((b[:, 2:] > b[:, :2]).all() for b in boxes)
     assert labels.tolist() == table["label"].iloc[[0, 7]].tolist()

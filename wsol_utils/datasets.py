@@ -51,6 +51,7 @@ __all__ = [  # the readers belong to the same topic: a table on disk -> a table 
 Sample = tuple[torch.Tensor, int, torch.Tensor]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GREY = (124, 116, 104)  # ImageNet's mean as a pixel
 
 
 def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = ("train", "test")) -> pd.DataFrame:
@@ -213,9 +214,14 @@ def collate(batch: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor, list[t
     return torch.stack(images), torch.tensor(labels), list(boxes)
 
 
-def train_transform(resize: int = 256, crop: int = 224) -> v2.Compose:
-    """Square resize (aspect not kept), random crop and flip, normalised by ImageNet's statistics."""
-    return v2.Compose([v2.Resize((resize, resize)), v2.RandomCrop(crop), v2.RandomHorizontalFlip(), *_to_float()])
+def train_transform(resize: int = 256, crop: int = 224, padding: int = 0) -> v2.Compose:
+    """Square resize (aspect not kept), random crop and flip, normalised by ImageNet's statistics.
+
+    Args:
+        padding: pixels of grey margin that the crop may reach into: small images shift, and keep their scale.
+    """
+    cropped = v2.RandomCrop(crop, padding=padding or None, fill=GREY)
+    return v2.Compose([v2.Resize((resize, resize)), cropped, v2.RandomHorizontalFlip(), *_to_float()])
 
 
 def test_transform(size: int = 224) -> v2.Compose:

@@ -1,0 +1,42 @@
+# make reproduce   runs the notebooks on the embedded sample, both data sets (see README.md for real photographs)
+# make test        the tests, and the notebooks as tests
+# make notebooks   executes the committed notebooks again, in place
+# make reference   measures again what results/reference/sample holds
+# make lab         JupyterLab
+
+PYTHON ?= python3
+RESULTS ?= results
+VENV_PYTHON := .venv/bin/python
+INSTALLED := .venv/.installed
+
+# the tests and the notebooks show no progress bars: their outputs are compared
+export TQDM_DISABLE = 1
+
+.PHONY: reproduce test notebooks reference lab clean
+
+reproduce: $(INSTALLED)
+	@$(VENV_PYTHON) -m doit --file dodo.py run DATASET="$(DATASET)" PROFILE="$(PROFILE)" DATA_ROOT="$(DATA_ROOT)" \
+		WEIGHTS="$(WEIGHTS)" BACKBONE="$(BACKBONE)" SEEDS="$(SEEDS)" POOLINGS="$(POOLINGS)" RESULTS="$(RESULTS)"
+
+test: $(INSTALLED)
+	$(VENV_PYTHON) -m pytest tests
+	$(VENV_PYTHON) -m pytest --nbval notebooks
+
+notebooks: $(INSTALLED)
+	$(VENV_PYTHON) -m wsol_utils notebooks
+
+reference: $(INSTALLED)
+	$(VENV_PYTHON) -m wsol_utils reference
+
+lab: $(INSTALLED)
+	env -u TQDM_DISABLE $(VENV_PYTHON) -m jupyter lab --notebook-dir=.
+
+# the environment is made again when its lists of packages change
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 …')"
+	$(PYTHON) -m venv .venv
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@
+
+clean:
+	rm -rf .venv

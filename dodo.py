@@ -1,0 +1,139 @@
+"""`make reproduce`: the notebooks along their road, each executed again only when something it depends on has changed.
+
+    doit run DATASET=cub PROFILE=light DATA_ROOT=… WEIGHTS=… RESULTS=…
+
+A notebook depends on its own text, on the modules, on its parameters and on the notebook before it.
+Content counts, not dates.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from doit import get_var
+from doit.exceptions import TaskFailed
+from doit.tools import config_changed
+
+ROOT = Path(__file__).resolve().parent
+ROAD = {  # notebook -> what it writes for a data set
+    "01_dataset_preparation": ["annotations.csv"],
+    "02_finetune_wgap": ["seed{}/networks.csv"],
+    "03_cam_recombination": ["seed{}/recombination.csv"],
+    "04_threshold_selection": ["seed{}/thresholds.csv"],
+    "05_tables": ["metrics.csv", "table.csv", "table.md"],
+    "06_figures": ["fig2.png", "fig3.png", "fig4.png"],
+}
+INDEX_FILES = ("images.txt", "LOC_val_solution.csv", "wnids.txt")  # of the data set's own folder
+
+os.chdir(ROOT)
+os.environ["TQDM_DISABLE"] = "1"
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep: a busy machine is not slowed manifold
+
+NAMES = ("profile", "data_root", "weights", "backbone", "seeds", "poolings", "results")
+GIVEN = {name: get_var(name.upper(), "") for name in NAMES}
+GIVEN = {name: value for name, value in GIVEN.items() if value}
+PROFILE = GIVEN.get("profile", "sample")
+DATASETS = [get_var("DATASET", "")] if get_var("DATASET", "") else ["things", "birds"] if PROFILE == "sample" else []
+
+
+def configurations() -> list:
+    """The data sets to run, each checked before anything starts."""
+    from wsol_utils import experiments
+
+    if PROFILE in experiments.PROFILES and not DATASETS:
+        sys.exit(f"PROFILE={PROFILE} needs DATASET=cub, ilsvrc or tiny_imagenet")
+    try:
+        return [experiments.configure(dataset, **GIVEN) for dataset in DATASETS or [""]]
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+CONFIGS = configurations()
+FOLDER = CONFIGS[0].folder.parent
+FOLDER.mkdir(parents=True, exist_ok=True)
+DOIT_CONFIG = {"dep_file": str(FOLDER / ".doit.json"), "backend": "json", "verbosity": 2, "reporter": "error-only"}
+
+
+def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
+    """Run one notebook with papermill; what it prints on failure is its error, not papermill's."""
+    import logging
+
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # the notebooks refuse unknown parameters themselves
+    start = time.perf_counter()
+    where = parameters.get("dataset", "")
+    print(f"{name:<24} {where:<14}", end="", flush=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (target.parents[1] / "manifest.json").unlink(missing_ok=True)  # it says that a run is complete: written last
+    running = target.with_name(f".running.{target.name}")
+    try:
+        papermill.execute_notebook(
+            ROOT / "notebooks" / f"{name}.ipynb", running, parameters,
+            cwd=ROOT / "notebooks", kernel_name="python3", progress_bar=False, log_output=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no warning about the local connection
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        print("failed")
+        return TaskFailed(f"{name}.ipynb, cell {error.cell_index + 1}: {error.ename}: {error.evalue}")
+    running.replace(target)
+    print(f"{time.perf_counter() - start:6.0f} s")
+    return None
+
+
+def finish(config) -> None:
+    """The manifest, written last, and how the run compares with what we measured."""
+    from wsol_utils import manifest
+
+    manifest.write(config, GIVEN)
+    print(manifest.summary(config))
+
+
+def task_overview():
+    """00, the map: once for a profile."""
+    target = FOLDER / "notebooks" / "00_overview.ipynb"
+    return _task("00_overview", [target], {}, [])
+
+
+def task_notebooks():
+    """01 to 06, for every data set in turn."""
+    for config in CONFIGS:
+        before: list[Path] = []
+        for name, files in ROAD.items():
+            products = [config.folder / file.format(seed) for file in files for seed in config.seeds]
+            target = config.folder / "notebooks" / f"{name}.ipynb"
+            inputs = before or [path for path in _inputs(config) if path.is_file()]
+            parameters = {"dataset": config.dataset} | GIVEN
+            yield {"name": f"{config.dataset}:{name}"} | _task(name, [target, *products], parameters, inputs)
+            before = [target]
+
+
+def task_manifest():
+    """The manifest of each data set."""
+    for config in CONFIGS:
+        last = config.folder / "notebooks" / f"{list(ROAD)[-1]}.ipynb"
+        yield {
+            "name": config.dataset,
+            "actions": [(finish, [config])],
+            "file_dep": [str(last)],
+            "targets": [str(config.folder / "manifest.json")],
+        }
+
+
+def _task(name: str, targets: list[Path], parameters: dict, inputs: list[Path]) -> dict:
+    modules = sorted((ROOT / "wsol_utils").glob("*.py"))
+    return {
+        "actions": [(execute, [name, targets[0], parameters])],
+        "file_dep": [str(path) for path in [ROOT / "notebooks" / f"{name}.ipynb", *modules, *inputs]],
+        "uptodate": [config_changed({key: str(value) for key, value in parameters.items()})],
+        "targets": sorted({str(path) for path in targets}),
+    }
+
+
+def _inputs(config) -> list[Path]:
+    """What the first notebook depends on: the data set's lists, the weights."""
+    from wsol_utils import experiments
+
+    return [config.root / name for name in INDEX_FILES] + [experiments.absolute(config.weights or ".")]

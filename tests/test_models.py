@@ -1,0 +1,267 @@
+"""Backbones, poolings and heads: shapes, the CAM identity, and weights files good and bad."""
+
+import re
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+
+from wsol_utils import cam, models, pooling
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def squeezenet():
+    """Torchvision's own, with random weights."""
+    torch.manual_seed(5)
+    return torchvision.models.squeezenet1_1().eval()
+
+
+@pytest.fixture(scope="module")
+def weights_file(squeezenet, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.safetensors"
+    save_file(squeezenet.state_dict(), path)
+    return path
+
+
+def pictures(n, side, seed=0):
+    return torch.randn((n, 3, side, side), generator=torch.Generator().manual_seed(seed))
+
+
+def small(classes=4, pool="gap", seed=0):
+    torch.manual_seed(seed)
+    return models.build("small_vgg", classes, pool)
+
+
+# Shapes.
+
+
+@pytest.mark.parametrize(
+    "backbone, side, channels, cells",
+    [("vgg16", 224, 512, 14), ("squeezenet1_1", 224, 512, 13), ("resnet50", 64, 2048, 2), ("small_vgg", 96, 128, 12)],
+)  # pool5 of VGG-16 is dropped: with it there would be 7 cells
+def test_shapes(backbone, side, channels, cells):
+    model = models.build(backbone, 5, "wgap").eval()
+    with torch.inference_mode():
+        logits, features = model(pictures(2, side))
+    assert logits.shape == (2, 5)
+    assert features.shape == (2, channels, cells, cells)
+    assert model.class_weights.shape == (5, channels)
+    assert features.min() >= 0 and features.max() > 0  # after a ReLU, as Eqs. 2 and 3 take them
+
+
+def test_new_head_is_as_the_reference_code_bases_have_it():
+    head = small(classes=400).head
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)  # 51,200 numbers: deviation 0.3 %
+    assert head.weight.mean().abs() < 3e-4
+    assert not head.bias.any()
+
+
+def test_logits_are_the_head_on_the_pooled_features():
+    images = pictures(3, 32)
+    for pool in ("gap", "wgap", "wgap_sum", "tap"):
+        model = small(pool=pool).eval()
+        logits, features = model(images)
+        pooled = pooling.build(pool)(features)
+        torch.testing.assert_close(logits, pooled @ model.class_weights.T + model.head.bias)
+
+
+def test_pooling_by_name_or_module():
+    hot = pooling.WeightedGlobalAveragePool(temperature=0.5)
+    assert small(pool=hot).pool is hot
+    assert small(pool="wgap").pool.divide_by_area and not small(pool="wgap_sum").pool.divide_by_area
+
+
+def test_with_gap_the_mean_of_the_map_and_the_bias_are_the_logit():
+    model = small(classes=4).eval()
+    torch.nn.init.normal_(model.head.weight)
+    torch.nn.init.normal_(model.head.bias)
+    with torch.inference_mode():
+        logits, features = model(pictures(3, 96))
+        for k in range(4):
+            weights = model.class_weights[k].expand(3, -1)
+            maps = cam.activation_map(features, weights, "signed")  # (3, 12, 12)
+            torch.testing.assert_close(maps.mean(dim=(1, 2)) + model.head.bias[k], logits[:, k])
+            absolute = cam.activation_map(features, weights, "absolute").mean(dim=(1, 2)) + model.head.bias[k]
+            assert (absolute > logits[:, k] + 0.01).all()
+
+
+# The networks as they stand.
+
+
+def test_squeezenet_as_it_stands_classifies_as_torchvision_does(squeezenet, weights_file):
+    model = models.build_as_it_stands("squeezenet1_1", weights_file).eval()
+    with torch.inference_mode():
+        expected = squeezenet(pictures(2, 96))
+        logits, features = model(pictures(2, 96))
+    torch.testing.assert_close(logits, expected)
+    assert (expected == 0).any() and (expected > 0).any()  # the ReLU before the pooling cuts some classes off
+    assert model.class_weights.shape == (1000, 512)
+    assert torch.equal(model.class_weights, squeezenet.classifier[1].weight[:, :, 0, 0])
+    assert features.shape[1] == 512
+
+
+def test_resnet_as_it_stands_classifies_as_torchvision_does():
+    torch.manual_seed(3)
+    network = torchvision.models.resnet50().eval()
+    torch.manual_seed(3)
+    model = models.build_as_it_stands("resnet50").eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(model(pictures(2, 64)).logits, network(pictures(2, 64)))
+    assert model.class_weights.shape == (1000, 2048)
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "small_vgg"])
+def test_a_network_without_a_map_of_its_own_is_refused(backbone):
+    with pytest.raises(ValueError, match=rf"{backbone}.*without a train split choose one of squeezenet1_1, resnet50"):
+        models.build_as_it_stands(backbone)
+
+
+# Names.
+
+
+@pytest.mark.parametrize("make", [lambda: models.build("vgg61", 3, "gap"), lambda: models.build_as_it_stands("vgg61")])
+def test_unknown_backbone(make):
+    with pytest.raises(ValueError, match=r"unknown backbone 'vgg61'.*vgg16, squeezenet1_1, resnet50, small_vgg"):
+        make()
+
+
+def test_unknown_pooling():
+    with pytest.raises(ValueError, match=r"unknown pooling 'max'.*gap, wgap, wgap_sum, tap"):
+        models.build("small_vgg", 3, "max")
+
+
+# Weights.
+
+
+def test_imagenet_asks_torchvision_for_its_weights(monkeypatch):
+    asked = []
+
+    def build(weights=None):
+        asked.append(weights)
+        return torchvision.models.squeezenet1_1()
+
+    recipe = models.BACKBONES["squeezenet1_1"]._replace(build=build)
+    monkeypatch.setitem(models.BACKBONES, "squeezenet1_1", recipe)
+    models.build("squeezenet1_1", 3, "gap", "imagenet")
+    models.build_as_it_stands("squeezenet1_1", "imagenet")
+    assert asked == ["IMAGENET1K_V1", "IMAGENET1K_V1"]
+    for name in ("vgg16", "squeezenet1_1", "resnet50"):
+        assert "IMAGENET1K_V1" in torchvision.models.get_model_weights(name).__members__
+
+
+def test_small_vgg_has_no_imagenet_weights():
+    with pytest.raises(ValueError, match="small_vgg has no ImageNet weights"):
+        models.build("small_vgg", 3, "gap", "imagenet")
+
+
+def test_whole_file_and_features_alone(squeezenet, weights_file, tmp_path):
+    alone = tmp_path / "features.safetensors"
+    save_file({k: v for k, v in squeezenet.state_dict().items() if k.startswith("features.")}, alone)
+    for path in (weights_file, str(weights_file), alone):
+        model = models.build("squeezenet1_1", 3, "gap", path)
+        for key, value in model.backbone.state_dict().items():
+            assert torch.equal(value, squeezenet.state_dict()[f"features.{key}"]), key
+    assert not torch.equal(models.build("squeezenet1_1", 3, "gap").backbone[0].weight, squeezenet.features[0].weight)
+    with pytest.raises(ValueError, match=r"features\.safetensors.*'classifier\.1\.weight'"):  # its own head is needed
+        models.build_as_it_stands("squeezenet1_1", alone)
+
+
+def test_a_classifier_of_other_classes_does_not_matter_for_a_new_head(squeezenet, tmp_path):
+    state = squeezenet.state_dict() | {"classifier.1.weight": torch.zeros(7, 512, 1, 1)}
+    save_file(state, tmp_path / "seven.safetensors")
+    model = models.build("squeezenet1_1", 3, "gap", tmp_path / "seven.safetensors")
+    assert torch.equal(model.backbone[0].weight, squeezenet.features[0].weight)
+    with pytest.raises(ValueError, match=r"seven\.safetensors.*'classifier\.1\.weight'"):
+        models.build_as_it_stands("squeezenet1_1", tmp_path / "seven.safetensors")
+
+
+def test_weights_of_another_network(weights_file):
+    with pytest.raises(ValueError, match=r"squeezenet\.safetensors.*another network than small_vgg.*change BACKBONE"):
+        models.build("small_vgg", 3, "gap", weights_file)
+
+
+def test_a_key_too_many_is_another_network(squeezenet, tmp_path):
+    save_file(squeezenet.state_dict() | {"features.13.bias": torch.zeros(3)}, tmp_path / "more.safetensors")
+    with pytest.raises(ValueError, match=r"more\.safetensors.*'features\.13\.bias'.*1 such tensors"):
+        models.build("squeezenet1_1", 3, "gap", tmp_path / "more.safetensors")
+
+
+def test_a_tensor_of_another_shape(squeezenet, tmp_path):
+    save_file(squeezenet.state_dict() | {"features.0.weight": torch.zeros(96, 3, 7, 7)}, tmp_path / "v10.safetensors")
+    with pytest.raises(ValueError, match=r"v10\.safetensors.*'features\.0\.weight' is missing, of another shape"):
+        models.build("squeezenet1_1", 3, "gap", tmp_path / "v10.safetensors")
+
+
+@pytest.mark.parametrize("content", ["half", "empty", "text"])
+def test_a_file_that_is_cut_off_or_no_safetensors(weights_file, tmp_path, content):
+    whole = weights_file.read_bytes()
+    bad = {"half": whole[: len(whole) // 2], "empty": b"", "text": b"<html>404 Not Found</html>" * 20}[content]
+    (tmp_path / "bad.safetensors").write_bytes(bad)
+    with pytest.raises(ValueError, match=r"bad\.safetensors is not a whole safetensors file"):
+        models.build("squeezenet1_1", 3, "gap", tmp_path / "bad.safetensors")
+
+
+def test_a_missing_file(tmp_path):
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(FileNotFoundError, match=re.escape(f"{path} does not exist; WEIGHTS is a safetensors")):
+            models.build("squeezenet1_1", 3, "gap", path)
+
+
+# Checkpoints.
+
+
+def test_save_and_load_into(tmp_path):
+    model, other = small(seed=1), small(seed=2)
+    path = tmp_path / "deep" / "model.safetensors"
+    models.save(model, path, {"history": "[1, 2]", "identity": "x"})
+    assert models.read_metadata(path) == {"history": "[1, 2]", "identity": "x"}
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+    assert models.load_into(other, path) is other
+    for (key, a), (_, b) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
+        assert torch.equal(a, b), key
+
+
+def test_load_into_another_number_of_classes(tmp_path):
+    models.save(small(classes=4), tmp_path / "four.safetensors", {})
+    with pytest.raises(ValueError, match=r"four\.safetensors.*'head\.weight'"):
+        models.load_into(small(classes=5), tmp_path / "four.safetensors")
+
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    models.save(small(seed=1), path, {"run": "first"})
+
+    def cut_off(state, temporary, metadata):
+        temporary.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "save_file", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        models.save(small(seed=2), path, {"run": "second"})
+    assert models.read_metadata(path) == {"run": "first"}
+    assert torch.equal(load_file(path)["head.weight"], small(seed=1).head.weight)
+
+
+def test_metadata_of_a_broken_checkpoint_names_it(tmp_path):
+    (tmp_path / "wgap.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"wgap\.safetensors.*delete it"):
+        models.read_metadata(tmp_path / "wgap.safetensors")
+
+
+def test_features_are_weights_to_start_from(tmp_path):
+    things = small(classes=12, seed=1)
+    models.save_features(things, tmp_path / "backbone.safetensors")
+    assert all(key.startswith("features.") for key in load_file(tmp_path / "backbone.safetensors"))
+    birds = models.build("small_vgg", 10, "wgap", tmp_path / "backbone.safetensors")
+    assert birds.class_weights.shape == (10, 128)
+    for (key, a), (_, b) in zip(things.backbone.state_dict().items(), birds.backbone.state_dict().items(), strict=True):
+        assert torch.equal(a, b), key

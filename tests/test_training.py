@@ -1,0 +1,382 @@
+"""Fine-tuning: rates by hand, Eq. 1's two forms, repeatable to the bit, interrupted and gone on with."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from wsol_utils import datasets, models, pooling, training
+from wsol_utils.training import Recipe, fit, rate_factor
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Eight noisy 36×36 images of two classes, red above blue and blue above red, in a folder."""
+    root = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        image = rng.integers(0, 120, (36, 36, 3), dtype=np.uint8)
+        image[:18, :, 2 * (i % 2)] += 130
+        image[18:, :, 2 - 2 * (i % 2)] += 130
+        Image.fromarray(image).save(root / f"{i}.png")
+    return root
+
+
+def dataset(root, n=8, transform=None, seed=0):
+    table = pd.DataFrame({"image_id": [str(i) for i in range(n)], "path": [f"{i}.png" for i in range(n)]})
+    table["label"], table["boxes"] = [i % 2 for i in range(n)], [[(0.0, 0.0, 36.0, 18.0)] for _ in range(n)]
+    return datasets.ImageDataset(table, root, transform or datasets.train_transform(36, 32), seed=seed)
+
+
+def double(side=8):
+    """Images in float64, not augmented."""
+    small = datasets.test_transform(side)
+
+    def transform(image, boxes):
+        image, boxes = small(image, boxes)
+        return image.double(), boxes
+
+    return transform
+
+
+def small(pool="gap", seed=0):
+    torch.manual_seed(seed)
+    return models.build("small_vgg", 2, pool)
+
+
+def shallow(pool, seed=0):
+    """One convolution, in float64: small enough to follow by hand."""
+    torch.manual_seed(seed)
+    body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU())
+    return models.Localizer(body, pooling.build(pool), nn.Linear(6, 2)).double()
+
+
+def recipe(**values):
+    usual = {"epochs": 2, "batch_size": 4, "lr": 1e-3, "head_multiplier": 1.0, "weight_decay": 1e-2}
+    return Recipe(**usual | {"optimizer": "adamw"} | values)
+
+
+def state(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# The recipe.
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"optimizer": "adam"}, "unknown optimizer 'adam'; choose one of sgd, adamw"),
+        ({"schedule": "cosine"}, "unknown schedule 'cosine'; choose one of constant, onecycle"),
+    ],
+)
+def test_unknown_words(values, message):
+    with pytest.raises(ValueError, match=message):
+        recipe(**values)
+
+
+def test_rates():
+    for progress in (0, 0.3, 0.99):
+        assert rate_factor("constant", progress) == 1
+    assert rate_factor("onecycle", 0) == pytest.approx(1 / 25)
+    assert rate_factor("onecycle", 0.15) == pytest.approx((1 / 25 + 1) / 2)  # half way up, linear
+    assert rate_factor("onecycle", 0.3) == pytest.approx(1)
+    assert rate_factor("onecycle", 0.65) == pytest.approx(0.5)  # half way down, cosine
+    assert rate_factor("onecycle", 1) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_schedule_runs_through_all_steps(photographs, tmp_path, monkeypatch):
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def spy(self, *args, **kwargs):
+        seen.append([group["lr"] for group in self.param_groups])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    values = recipe(epochs=3, lr=0.1, head_multiplier=7.0, schedule="onecycle")
+    fit(small(), dataset(photographs), values, tmp_path / "a.safetensors")
+    expected = [0.1 * rate_factor("onecycle", i / 6) for i in range(6)]  # 3 epochs of 2 batches
+    assert [body for body, _ in seen] == pytest.approx(expected)
+    assert [head for _, head in seen] == pytest.approx([7 * rate for rate in expected])
+
+
+@pytest.mark.parametrize("multiplier", [1.0, 7.0])
+def test_one_step_by_hand(photographs, tmp_path, multiplier):
+    data = dataset(photographs, transform=double())
+    model = shallow("wgap_sum")
+    before = state(model)
+    images, labels, _ = datasets.collate([data[i] for i in range(8)])
+    nn.functional.cross_entropy(model(images).logits, labels).backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+
+    lr, decay = 0.05, 0.3
+    once = recipe(epochs=1, batch_size=8, lr=lr, weight_decay=decay, head_multiplier=multiplier, optimizer="sgd")
+    fit(model, data, once, tmp_path / "a.safetensors")
+    for name, after in model.state_dict().items():
+        k = multiplier if name.startswith("head.") else 1
+        gradient = gradients[name] + decay / k * before[name]
+        by_hand = before[name] - lr * k * (1 + 0.9) * gradient  # Nesterov's first step: g + 0.9 g
+        torch.testing.assert_close(after, by_hand, rtol=1e-5, atol=1e-7)  # the loss is taken in float32
+
+
+# Eq. 1 as printed and its sum form: what the multipliers of `experiments.PROFILES` rest on.
+
+
+def both_forms(root, folder, optimizer, printed_multiplier, lr, multiplier=10.0):
+    """Train `wgap` and `wgap_sum` from the same logits; the two states, the printed head divided by W·H."""
+    data, area = dataset(root, transform=double()), 64.0
+    trained = []
+    for pool, rate, scale in (("wgap_sum", multiplier, 1.0), ("wgap", printed_multiplier, area)):
+        model = shallow(pool)
+        with torch.no_grad():
+            model.head.weight.mul_(scale)
+        model.head.bias.requires_grad_(False)  # it sees no pooled vector: its rate is not the weights'
+        values = recipe(epochs=4, lr=lr, head_multiplier=rate, weight_decay=0.01, optimizer=optimizer)
+        history = fit(model, data, values, folder / f"{pool}{printed_multiplier}.safetensors")
+        with torch.no_grad():
+            model.head.weight.div_(scale)
+        trained.append((state(model), [epoch["loss"] for epoch in history]))
+    assert not torch.allclose(trained[0][0]["backbone.0.weight"], state(shallow("gap"))["backbone.0.weight"], rtol=0.01)
+    return trained
+
+
+def test_sgd_learns_both_forms_alike_at_the_areas_square(photographs, tmp_path):
+    (a, losses), (b, others) = both_forms(photographs, tmp_path, "sgd", 10.0 * 64**2, lr=0.01)
+    assert others == pytest.approx(losses, rel=1e-5)
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-6)
+    (a, _), (b, _) = both_forms(photographs, tmp_path, "sgd", 10.0 * 64, lr=0.01)  # not at the area itself
+    assert not torch.allclose(a["head.weight"], b["head.weight"], rtol=0.01)
+
+
+def test_adamw_learns_both_forms_alike_at_the_area(photographs, tmp_path):
+    (a, losses), (b, others) = both_forms(photographs, tmp_path, "adamw", 10.0 * 64, lr=0.003)
+    assert others == pytest.approx(losses, rel=1e-4)
+    for key in a:  # up to Adam's eps, beside a gradient that is 64 times smaller
+        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)
+    (a, _), (b, _) = both_forms(photographs, tmp_path, "adamw", 10.0, lr=0.003)
+    assert not torch.allclose(a["head.weight"], b["head.weight"], rtol=0.01)
+
+
+# Runs.
+
+
+@pytest.mark.parametrize("pool, multiplier", [("gap", 1.0), ("wgap", 16.0)])
+def test_learns_eight_images_by_heart(photographs, tmp_path, pool, multiplier):
+    values = recipe(epochs=25, batch_size=8, lr=3e-3, head_multiplier=multiplier)
+    history = fit(small(pool), dataset(photographs), values, tmp_path / "a.safetensors")
+    assert [epoch["epoch"] for epoch in history] == list(range(1, 26))
+    assert history[0]["loss"] > 0.3  # ln 2 is chance
+    assert history[-1]["loss"] < 0.05 and history[-1]["accuracy"] == 100
+    assert all(epoch["seconds"] > 0 for epoch in history)
+
+
+def test_batch_statistics_are_learned_whatever_the_mode_before(photographs, tmp_path):
+    model = small().eval()
+    fit(model, dataset(photographs), recipe(epochs=1), tmp_path / "a.safetensors")
+    norm = model.backbone[1]
+    assert norm.num_batches_tracked == 2 and norm.running_mean.abs().max() > 0
+
+
+def test_history_is_the_mean_over_the_epochs_images(photographs, tmp_path):
+    data = dataset(photographs, transform=double())
+    model = shallow("gap")
+    still = recipe(epochs=1, batch_size=4, lr=0.0, optimizer="sgd")
+    (epoch,) = fit(model, data, still, tmp_path / "a.safetensors")
+    images, labels, _ = datasets.collate([data[i] for i in range(8)])
+    logits = model(images).logits
+    assert epoch["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert epoch["accuracy"] == pytest.approx(100 * (logits.argmax(1) == labels).double().mean().item())
+
+
+def test_the_same_seed_gives_the_same_bits(photographs, tmp_path):
+    trained = {}
+    for name, order, crops in (("a", 0, 0), ("b", 0, 0), ("other order", 1, 0), ("other crops", 0, 1)):
+        model = small()
+        torch.rand(3 * len(trained))  # the state of torch's own generator does not matter
+        fit(model, dataset(photographs, seed=crops), recipe(), tmp_path / f"{name}.safetensors", seed=order)
+        trained[name] = state(model)
+    assert equal(trained["a"], trained["b"])
+    assert not equal(trained["a"], trained["other order"])
+    assert not equal(trained["a"], trained["other crops"])
+    assert equal(trained["a"], state(models.load_into(small(seed=9), tmp_path / "b.safetensors")))
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_every_epoch_has_its_own_order_and_augmentation(photographs, tmp_path, monkeypatch, augmented):
+    batches = []
+    collate = training.collate
+
+    def spy(items):
+        batches.append(collate(items))
+        return batches[-1]
+
+    monkeypatch.setattr(training, "collate", spy)
+    transform = datasets.train_transform(36, 32) if augmented else datasets.test_transform(32)
+    fit(small(), dataset(photographs, transform=transform), recipe(), tmp_path / "a.safetensors")
+    epochs = [torch.cat([images.mean(dim=(1, 2, 3)) for images, _, _ in batches[i : i + 2]]) for i in (0, 2)]
+    assert not torch.equal(*epochs)  # another order
+    assert torch.equal(*(epoch.sort().values for epoch in epochs)) == (not augmented)  # other crops too
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("after", [2, 3])  # between two epochs of two batches, and within the second
+def test_an_interrupted_run_goes_on_to_the_same_bits(photographs, tmp_path, monkeypatch, optimizer, after):
+    values = recipe(epochs=3, lr=0.01, optimizer=optimizer, schedule="onecycle")
+    whole, cut = small(), small()
+    expected = fit(whole, dataset(photographs), values, tmp_path / "whole.safetensors")
+
+    steps = 0
+    cross_entropy = nn.functional.cross_entropy
+
+    def pull_the_plug(logits, labels):
+        nonlocal steps
+        steps += 1
+        if steps > after:
+            raise KeyboardInterrupt
+        return cross_entropy(logits, labels)
+
+    path = tmp_path / "cut.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.functional, "cross_entropy", pull_the_plug)
+        with pytest.raises(KeyboardInterrupt):
+            fit(cut, dataset(photographs), values, path)
+    assert not path.exists() and path.with_suffix(".resume.safetensors").is_file()
+
+    steps = 0
+    with monkeypatch.context() as patch:
+
+        def count(logits, labels):
+            nonlocal steps
+            steps += 1
+            return cross_entropy(logits, labels)
+
+        patch.setattr(nn.functional, "cross_entropy", count)
+        again = small(seed=5)  # a new process starts from other weights than it left
+        history = fit(again, dataset(photographs), values, path)
+    assert steps == 4  # two epochs of two batches, the first is not done again
+    assert equal(state(again), state(whole))
+    assert [(e["epoch"], e["loss"], e["accuracy"]) for e in history] == [
+        (e["epoch"], e["loss"], e["accuracy"]) for e in expected
+    ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
+
+
+def forbidden(*_):
+    raise Stop
+
+
+def test_a_finished_run_is_not_trained_again(photographs, tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    first = small()
+    history = fit(first, dataset(photographs), recipe(), path, fingerprint="data")
+    again = small(seed=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_epoch", forbidden)
+        assert fit(again, dataset(photographs), recipe(), path, fingerprint="data") == history
+    assert equal(state(again), state(first))
+
+
+@pytest.mark.parametrize(
+    "change", [{"recipe": recipe(lr=2e-3)}, {"fingerprint": "other data"}, {"seed": 1}], ids=lambda one: next(iter(one))
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_changed_run_starts_anew(photographs, tmp_path, monkeypatch, change, finished):
+    path = tmp_path / "a.safetensors"
+    values = {"recipe": recipe(), "fingerprint": "data", "seed": 0}
+    real = training._epoch
+
+    def only_the_first(model, loader, optimizer, how, epoch, device, bar):
+        if epoch == 1 and not finished:
+            raise Stop
+        return real(model, loader, optimizer, how, epoch, device, bar)
+
+    monkeypatch.setattr(training, "_epoch", only_the_first)
+    if finished:
+        fit(small(), dataset(photographs), values["recipe"], path, fingerprint="data", seed=0)
+    else:
+        with pytest.raises(Stop):
+            fit(small(), dataset(photographs), values["recipe"], path, fingerprint="data", seed=0)
+    epochs = []
+
+    def counted(model, loader, optimizer, how, epoch, device, bar):
+        epochs.append(epoch)
+        return real(model, loader, optimizer, how, epoch, device, bar)
+
+    monkeypatch.setattr(training, "_epoch", counted)
+    changed = values | change
+    model, anew = small(), small()
+    fit(model, dataset(photographs), changed.pop("recipe"), path, **changed)
+    assert epochs == [0, 1]
+    changed = values | change
+    fit(anew, dataset(photographs), changed.pop("recipe"), tmp_path / "anew.safetensors", **changed)
+    assert equal(state(model), state(anew))
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.resume.safetensors"])
+@pytest.mark.parametrize("half", [True, False])
+def test_a_broken_checkpoint_is_named(photographs, tmp_path, monkeypatch, name, half):
+    path = tmp_path / "a.safetensors"
+    if half and name == "a.safetensors":
+        fit(small(), dataset(photographs), recipe(), path)
+    elif half:
+        monkeypatch.setattr(models, "save", forbidden)
+        with pytest.raises(Stop):
+            fit(small(), dataset(photographs), recipe(), path)
+    content = (tmp_path / name).read_bytes() if half else b""
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"/{name} is not a whole safetensors file.*delete it"):
+        fit(small(), dataset(photographs), recipe(), path)
+
+
+def test_a_loss_that_is_not_finite(photographs, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in epoch \d: lower lr or head_multiplier"):
+        fit(small(), dataset(photographs), recipe(lr=1e30, optimizer="sgd", epochs=4), tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_batch_larger_than_the_split(photographs, tmp_path):
+    with pytest.raises(ValueError, match="batch_size 9 is larger than the train split of 8 images"):
+        fit(small(), dataset(photographs), recipe(batch_size=9), tmp_path / "a.safetensors")
+
+
+def test_the_last_incomplete_batch_is_dropped(photographs, tmp_path, monkeypatch):
+    sizes = []
+    real = nn.functional.cross_entropy
+
+    def spy(logits, labels):
+        sizes.append(len(labels))
+        return real(logits, labels)
+
+    monkeypatch.setattr(nn.functional, "cross_entropy", spy)
+    fit(small(), dataset(photographs), recipe(batch_size=3), tmp_path / "a.safetensors")
+    assert sizes == [3, 3, 3, 3]
+
+
+def test_workers_do_not_change_the_result(photographs, tmp_path):
+    trained = []
+    for workers in (0, 1):
+        model = small()
+        fit(model, dataset(photographs), recipe(epochs=1), tmp_path / f"{workers}.safetensors", workers=workers)
+        trained.append(state(model))
+    assert equal(*trained)

@@ -1,0 +1,257 @@
+"""The named configurations, a row of values for each data set and profile, and where a run keeps its files.
+
+Only the notebooks, the runner and the command line use this module.
+"""
+
+import ast
+import difflib
+import os
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+import torch
+
+from wsol_utils import cam, datasets, models, pooling, protocols, thresholds
+from wsol_utils.training import Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Values of a profile that hold for each of its data sets. The sample's head rates for gap and wgap were chosen on a
+# validation part of the train split (`evaluate_on="validation"`), never on test, three tries for each.
+PROFILES = {
+    "sample": {
+        "backbone": "small_vgg", "image_size": 96, "resize_size": 96, "padding": 8, "batch_size": 32, "lr": 3e-3,
+        "optimizer": "adamw", "schedule": "onecycle", "weight_decay": 1e-2, "threads": 2,
+        "head_multiplier": {"gap": 5.0, "wgap": 200.0, "wgap_sum": 1.4, "tap": 1.0},
+    },
+    "light": {
+        "backbone": "squeezenet1_1", "image_size": 224, "resize_size": 256, "batch_size": 32, "lr": 1e-4,
+        "optimizer": "adamw", "schedule": "constant", "weight_decay": 1e-2, "epochs": 12,
+        "head_multiplier": {"gap": 10.0, "wgap": 100.0, "wgap_sum": 0.6, "tap": 1.0},
+    },
+    # Sec. 5: VGG, ImageNet weights, learning rate 1e-4, batch 64; it says nothing of the rest.
+    # Equal steps of the logits ask for a head's rate in proportion to 1 / |pooled vector|²: with SqueezeNet's features
+    # that is about 80 times GAP's for WGAP as printed, a hundredth of it for the sum form and for TAP. With SGD, the
+    # 10 of GAP given to the sum form (for WGAP, times (W·H)²) made the network collapse. VGG-16 itself was not run.
+    "paper": {
+        "backbone": "vgg16", "image_size": 224, "resize_size": 256, "batch_size": 64, "lr": 1e-4,
+        "optimizer": "sgd", "schedule": "constant", "weight_decay": 5e-4, "epochs": 50, "weights": "imagenet",
+        "head_multiplier": {"gap": 10.0, "wgap": 1000.0, "wgap_sum": 0.03, "tap": 0.1},
+    },
+}  # fmt: skip
+
+# What each data set adds: its layout on disk, where it lies unless DATA_ROOT says otherwise, its budget.
+DATASETS = {
+    ("sample", "things"): {"layout": "ilsvrc", "data_root": "data/sample/things", "epochs": 5},
+    ("sample", "birds"): {"layout": "cub", "data_root": "data/sample/birds/CUB_200_2011", "epochs": 15},
+    ("light", "cub"): {"layout": "cub", "data_root": "data/CUB_200_2011", "weights": "imagenet"},
+    ("light", "ilsvrc"): {"layout": "ilsvrc", "data_root": "data/ILSVRC", "weights": "imagenet"},
+    ("light", "tiny_imagenet"): {
+        "layout": "tiny_imagenet", "data_root": "data/tiny-imagenet-200", "weights": "imagenet",
+        "image_size": 128, "resize_size": 144, "epochs": 3,
+    },
+    ("paper", "cub"): {"layout": "cub", "data_root": "data/CUB_200_2011"},
+    ("paper", "ilsvrc"): {"layout": "ilsvrc", "data_root": "data/ILSVRC", "epochs": 10},
+    ("paper", "tiny_imagenet"): {"layout": "tiny_imagenet", "data_root": "data/tiny-imagenet-200", "epochs": 10},
+}  # fmt: skip
+
+# The sample's stand-in for ImageNet weights: the small VGG, with plain GAP, from scratch on `things`.
+PRETRAINING = Recipe(
+    epochs=14, batch_size=32, lr=3e-3, head_multiplier=1.0, weight_decay=1e-2, optimizer="adamw", schedule="onecycle"
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every value of a run. Each can be overridden by a notebook parameter of the same name.
+
+    Attributes:
+        dataset, profile: the row of `DATASETS`.
+        layout: the data set's layout on disk, one of `datasets.READERS`.
+        data_root: folder of the data set's own files; a relative path starts at the repository's root.
+        weights: "imagenet" (torchvision downloads them), a safetensors file, or "" for the sample's own.
+        backbone, poolings, temperature: of `models` and `pooling`.
+        recombinations, rules, protocol: what notebooks 03 and 04 compare.
+        image_size, resize_size: pixels of the square input, and of the frame that it is cropped from in training.
+        padding: a grey margin around that frame, in pixels, that the crop may reach into.
+        head_multiplier: the head's rate as a multiple of `lr`, for each pooling.
+        evaluate_on: "test", or "validation" for a fifth of the train split, which is then not trained on.
+        seeds: a training run each.
+        results: folder of the results; a relative path starts at the repository's root.
+        device: "cpu", "cuda" or "" for a GPU where there is one.
+        threads: of torch on the CPU, 0 for torch's own choice; fixed where figures are to be repeated exactly.
+    """
+
+    dataset: str
+    profile: str
+    layout: str
+    data_root: str
+    backbone: str
+    image_size: int
+    resize_size: int
+    batch_size: int
+    epochs: int
+    lr: float
+    optimizer: str
+    schedule: str
+    weight_decay: float
+    head_multiplier: dict[str, float] = field(hash=False)
+    padding: int = 0
+    weights: str = ""
+    poolings: tuple[str, ...] = ("gap", "wgap")
+    temperature: float = 1.0
+    recombinations: tuple[str, ...] = tuple(cam.RECOMBINATIONS)
+    rules: tuple[str, ...] = tuple(rule for rule in thresholds.RULES if rule != "fixed")
+    protocol: str = "paper"
+    evaluate_on: str = "test"
+    seeds: tuple[int, ...] = (0,)
+    results: str = "results"
+    device: str = ""
+    workers: int = 0
+    threads: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """RESULTS/<profile>/<dataset>."""
+        return results_root(self.results) / self.profile / self.dataset
+
+    def seed_folder(self, seed: int) -> Path:
+        """The work files of one seed."""
+        return self.folder / f"seed{seed}"
+
+    @property
+    def root(self) -> Path:
+        """The data set's folder."""
+        return absolute(self.data_root)
+
+    def recipe(self, name: str) -> Recipe:
+        """How this run fine-tunes with the pooling of that name."""
+        return Recipe(
+            self.epochs, self.batch_size, self.lr, self.head_multiplier[name], self.weight_decay,
+            self.optimizer, self.schedule,
+        )  # fmt: skip
+
+    def require(self, path: Path, notebook: str) -> Path:
+        """That file of an earlier stage.
+
+        Raises:
+            FileNotFoundError: naming the notebook that writes it, if it is not there.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{self.show(path)} is missing: run notebooks/{notebook}.ipynb first, with the same parameters "
+                f"(dataset={self.dataset!r}, profile={self.profile!r}, results={self.results!r})"
+            )
+        return path
+
+    def show(self, path: Path) -> str:
+        """A path as a reader should see it: relative to the repository, below `results` where it lies there."""
+        for base, name in ((results_root(self.results), self.results), (ROOT, "")):
+            if path.is_relative_to(base):
+                return (Path(name) / path.relative_to(base)).as_posix()
+        return path.as_posix()
+
+
+def absolute(path: str) -> Path:
+    """A parameter's path: a relative one starts at the repository's root, wherever the notebook runs."""
+    return Path(os.path.abspath(ROOT / path))
+
+
+def results_root(results: str) -> Path:
+    """The results folder; the tests put theirs in the place of the default with WSOL_RESULTS."""
+    return absolute(os.environ.get("WSOL_RESULTS", results) if results == "results" else results)
+
+
+def configure(dataset: str = "birds", profile: str = "sample", **values) -> Config:
+    """A row of `DATASETS` with some of its values overridden.
+
+    Values that are empty ("" or []) stand for the profile's own.
+
+    Raises:
+        ValueError: if a name or a value is unknown, naming what there is to choose from.
+    """
+    _one_of("profile", profile, PROFILES)
+    _one_of(f"dataset of profile {profile!r}", dataset, [name for p, name in DATASETS if p == profile])
+    names = [f.name for f in fields(Config)]
+    for name in values:
+        if name not in names:
+            raise ValueError(f"unknown parameter {name!r}{_hint(name, names)}; there are {', '.join(names)}")
+    row = {"dataset": dataset, "profile": profile} | PROFILES[profile] | DATASETS[profile, dataset]
+    given = {name: _typed(name, value) for name, value in values.items() if value not in ("", [], ())}
+    for name in given.get("head_multiplier", {}):
+        _one_of("pooling in head_multiplier", name, row["head_multiplier"])
+    multiplier = row["head_multiplier"] | given.pop("head_multiplier", {})
+    config = Config(**row | given | {"head_multiplier": multiplier})
+    _one_of("backbone", config.backbone, models.BACKBONES)
+    _one_of("layout", config.layout, datasets.READERS)
+    _one_of("evaluate_on", config.evaluate_on, ("test", "validation"))
+    for name in config.poolings:
+        pooling.build(name, config.temperature)
+        config.recipe(name)
+    for name in config.recombinations:
+        _one_of("recombination", name, cam.RECOMBINATIONS)
+    for name in config.rules:
+        _one_of("threshold rule", name, thresholds.RULES)
+    protocols.get(config.protocol)
+    for name in ("image_size", "batch_size", "epochs", "lr"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"parameter {name} cannot be {getattr(config, name)!r}: it must be greater than 0")
+    if config.resize_size < config.image_size:
+        raise ValueError(
+            f"parameter resize_size cannot be {config.resize_size}: the frame of a training image is at least as "
+            f"large as the input that is cropped from it, image_size {config.image_size}"
+        )
+    return config
+
+
+def is_usual(config: Config) -> bool:
+    """Whether every value that decides a figure is the configuration's own, so that its reference applies."""
+    usual = configure(config.dataset, config.profile)
+    free = ("results", "seeds", "poolings", "device", "workers")
+    return replace(config, **{name: getattr(usual, name) for name in free}) == usual
+
+
+def from_notebook(variables: dict) -> Config:
+    """The configuration that a notebook's parameters say; sets torch's threads.
+
+    Args:
+        variables: the notebook's globals(). Every variable with the name of a value of `Config` counts,
+            so papermill can override any; one that papermill injects and nothing knows is refused.
+
+    Raises:
+        ValueError: as `configure`.
+    """
+    names = {f.name for f in fields(Config)}
+    values = {name: value for name, value in variables.items() if name in names}
+    injected = [source for source in variables.get("In", []) if source.startswith("# Parameters\n")]
+    for statement in ast.parse(injected[-1] if injected else "").body:
+        if isinstance(statement, ast.Assign):
+            values |= {target.id: variables[target.id] for target in statement.targets}
+    config = configure(**values)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return config
+
+
+def _typed(name: str, value):
+    """A parameter as `Config` holds it: papermill and make hand over "0,1,2" and "1e-4" as text."""
+    kind = next(f.type for f in fields(Config) if f.name == name)
+    try:
+        if kind in (int, float, str):
+            return kind(value)
+        if kind in (tuple[int, ...], tuple[str, ...]):
+            items = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+            return tuple(kind.__args__[0](item) for item in items)
+        return {key: float(number) for key, number in dict(value).items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"parameter {name} cannot be {value!r}: {error}") from error
+
+
+def _one_of(what: str, name: str, choices) -> None:
+    if name not in choices:
+        raise ValueError(f"unknown {what} {name!r}{_hint(name, choices)}; choose one of {', '.join(choices)}")
+
+
+def _hint(name: str, choices) -> str:
+    close = difflib.get_close_matches(str(name), list(choices), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

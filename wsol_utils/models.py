@@ -1,0 +1,229 @@
+"""A backbone, a pooling layer and a linear head: the network whose class activation maps we draw (Sec. 3).
+
+Weights come from torchvision ("imagenet", a download) or from a safetensors file in torchvision's keys.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torchvision
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from wsol_utils import pooling as poolings
+
+
+class Output(NamedTuple):
+    """What a forward pass gives: logits (B, K) and the last convolution's features (B, C, H, W)."""
+
+    logits: Tensor
+    features: Tensor
+
+
+class Localizer(nn.Module):
+    """Backbone -> features (B, C, H, W) -> pooling (B, C) -> linear head (B, K)."""
+
+    def __init__(self, backbone: nn.Module, pool: nn.Module, head: nn.Linear):
+        super().__init__()
+        self.backbone, self.pool, self.head = backbone, pool, head
+
+    @property
+    def class_weights(self) -> Tensor:
+        """(K, C), the head's row for each class: the w of Eq. 2."""
+        return self.head.weight
+
+    def forward(self, images: Tensor) -> Output:
+        """(B, 3, H, W) -> logits (B, K), features (B, C, H', W')."""
+        features = self.backbone(images)
+        return Output(self.head(self.pool(features)), features)
+
+
+class ConvolutionalHeadLocalizer(nn.Module):
+    """SqueezeNet as it stands: features -> 1×1 convolution to K classes -> ReLU -> mean over positions."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Conv2d):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    @property
+    def class_weights(self) -> Tensor:
+        """(K, C), the 1×1 convolution's kernel for each class."""
+        return self.head.weight.flatten(1)
+
+    def forward(self, images: Tensor) -> Output:
+        """(B, 3, H, W) -> logits (B, K), features (B, C, H', W')."""
+        features = self.backbone(images)
+        return Output(self.head(features).relu().mean(dim=(2, 3)), features)
+
+
+class SmallVGG(nn.Module):
+    """The sample's VGG: six 3×3 convolutions with batch normalisation, three poolings; 96 px -> 12×12."""
+
+    def __init__(self, num_classes: int = 1000):
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in (16, "pool", 32, "pool", 64, 64, "pool", 128, 128):
+            if width == "pool":
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+                channels = width
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> logits (B, K), with global average pooling."""
+        return self.classifier(self.features(images).mean(dim=(2, 3)))
+
+
+class Backbone(NamedTuple):
+    """How to build one network, where its last convolution is, and how many channels it has there."""
+
+    build: Callable[..., nn.Module]
+    body: Callable[[nn.Module], nn.Module]
+    prefixes: tuple[str, ...]  # the body's keys in the network's state dict
+    channels: int
+    own_head: Callable[[nn.Module, nn.Module], nn.Module] | None  # (network, body) -> a CAM network as it stands
+
+
+def _resnet_body(network: nn.Module) -> nn.Module:
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    return nn.Sequential(OrderedDict((name, getattr(network, name)) for name in names))
+
+
+BACKBONES = {
+    # conv5_3 + ReLU is the last layer, pool5 is dropped: 224 px -> 14×14
+    "vgg16": Backbone(torchvision.models.vgg16, lambda net: net.features[:-1], ("features.",), 512, None),
+    "squeezenet1_1": Backbone(
+        torchvision.models.squeezenet1_1,
+        lambda net: net.features,
+        ("features.",),
+        512,
+        lambda net, body: ConvolutionalHeadLocalizer(body, net.classifier[1]),
+    ),
+    "resnet50": Backbone(
+        torchvision.models.resnet50,
+        _resnet_body,
+        ("conv1.", "bn1.", "layer"),
+        2048,
+        lambda net, body: Localizer(body, poolings.GlobalAveragePool(), net.fc),
+    ),
+    "small_vgg": Backbone(SmallVGG, lambda net: net.features, ("features.",), 128, None),
+}
+
+
+def build(backbone: str, num_classes: int, pooling: str | nn.Module, weights: str | Path | None = None) -> Localizer:
+    """A backbone with a pooling and a new linear head, N(0, 0.01) with bias 0 as the reference code bases have it.
+
+    Args:
+        backbone: one of `BACKBONES`.
+        num_classes: K.
+        pooling: a name that `pooling.build` knows, or a module (B, C, H, W) -> (B, C).
+        weights: None (random), "imagenet" (torchvision downloads them) or a safetensors file.
+
+    Raises:
+        ValueError: if a name is unknown, or the file is of another network.
+        FileNotFoundError: if the weights file does not exist.
+    """
+    pool = poolings.build(pooling) if isinstance(pooling, str) else pooling
+    recipe = _backbone(backbone)
+    body = recipe.body(_network(backbone, weights, head=False))
+    head = nn.Linear(recipe.channels, num_classes)
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    return Localizer(body, pool, head)
+
+
+def build_as_it_stands(backbone: str, weights: str | Path | None = None) -> nn.Module:
+    """The network with its own ImageNet head, classifying exactly as it does, for a data set without train split.
+
+    Raises:
+        ValueError: if the network's own head gives no class activation map (VGG-16's three linear layers).
+        FileNotFoundError: if the weights file does not exist.
+    """
+    recipe = _backbone(backbone)
+    if recipe.own_head is None:
+        able = ", ".join(name for name, b in BACKBONES.items() if b.own_head)
+        raise ValueError(
+            f"{backbone}'s own head gives no class activation map: without a train split choose one of {able}"
+        )
+    network = _network(backbone, weights, head=True)
+    return recipe.own_head(network, recipe.body(network))
+
+
+def save(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """Write a state dict as safetensors, under a temporary name first; `metadata` goes into its header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def save_features(model: Localizer, path: Path) -> None:
+    """Write the convolutions alone in torchvision's keys ("features.…"): weights for `build` to start from."""
+    save(nn.ModuleDict({"features": model.backbone}), path, {})
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The header that `save` wrote.
+
+    Raises:
+        ValueError: if the file is cut off or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}): delete it and run again") from error
+
+
+def load_into(model: nn.Module, path: str | Path) -> nn.Module:
+    """Read a checkpoint of `save` into a model of the same shape.
+
+    Raises:
+        ValueError: if the file is of another network.
+    """
+    _load_state(model, path, tuple(model.state_dict()), f"this {type(model).__name__}")
+    return model
+
+
+def _backbone(name: str) -> Backbone:
+    if name not in BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def _network(name: str, weights: str | Path | None, head: bool) -> nn.Module:
+    """The whole torchvision network with its weights; `head` says whether the classifier's are needed too."""
+    recipe = BACKBONES[name]
+    if weights == "imagenet":
+        if name == "small_vgg":
+            raise ValueError("small_vgg has no ImageNet weights; give a safetensors file or none")
+        return recipe.build(weights="IMAGENET1K_V1")
+    network = recipe.build()
+    if weights is not None:
+        keys = tuple(key for key in network.state_dict() if head or key.startswith(recipe.prefixes))
+        _load_state(network, weights, keys, name)
+    return network
+
+
+def _load_state(network: nn.Module, path: str | Path, needed: tuple[str, ...], name: str) -> None:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"weights file {path} does not exist; WEIGHTS is a safetensors state dict of {name}")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    own = network.state_dict()
+    wrong = [key for key in needed if key not in state or state[key].shape != own[key].shape]
+    wrong += [key for key in state if key not in own]
+    if wrong:
+        raise ValueError(
+            f"{path} holds the weights of another network than {name}: {wrong[0]!r} is missing, of another shape or "
+            f"not {name}'s ({len(wrong)} such tensors); give WEIGHTS with {name}'s torchvision keys, or change BACKBONE"
+        )
+    network.load_state_dict({key: state[key] for key in needed}, strict=False)

@@ -1,0 +1,166 @@
+"""Figures 2, 3 and 4 in the paper's arrangement, and the curves beside them.
+
+Every function takes plain arrays and returns a matplotlib Figure. Images are uint8 (H, W, 3), maps
+are (H, W) of any size and scale, boxes are half-open pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PREDICTION, TRUTH = "limegreen", "red"  # the colours of Fig. 4
+DPI = 80  # of the images in the notebooks and results: small files, still sharp in a browser
+
+
+def draw_box(axes: Axes, box: Sequence[float], colour: str, label: str | None = None) -> None:
+    """A half-open box (x0, y0, x1, y1) as a rectangle; nothing for a box of no area."""
+    x0, y0, x1, y1 = (float(v) for v in box)
+    if x1 > x0 and y1 > y0:
+        corner = (x0 - 0.5, y0 - 0.5)  # a pixel's centre is its index
+        axes.add_patch(plt.Rectangle(corner, x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2, label=label))
+
+
+def show(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None, title: str = "") -> None:
+    """An image, with a map over it if there is one, stretched to the image's frame."""
+    axes.imshow(image)
+    if heat is not None:
+        frame = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
+        axes.imshow(heat, cmap="jet", alpha=0.5, extent=frame, interpolation="bilinear")
+    axes.set_title(title, fontsize=9)
+    axes.set_axis_off()
+
+
+def gallery(images: Sequence[np.ndarray], boxes: Sequence, titles: Sequence[str], columns: int = 6) -> Figure:
+    """Images with their true boxes."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.9 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, found, title in zip(axes.flat, images, boxes, titles, strict=False):
+        show(axis, image, title=title)
+        for box in found:
+            draw_box(axis, box, TRUTH)
+    return _tight(figure)
+
+
+def history(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Loss and accuracy over the epochs, a line for each training run."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3))
+    for name, epochs in runs.items():
+        frame = pd.DataFrame(epochs)
+        for axis, column in zip(axes, ("loss", "accuracy"), strict=True):
+            if len(frame):
+                axis.plot(frame["epoch"], frame[column], marker=".", label=name)
+    axes[0].set(xlabel="epoch", ylabel="train loss")
+    axes[1].set(xlabel="epoch", ylabel="train accuracy, %")
+    if axes[1].get_lines():  # none where nothing was trained
+        axes[1].legend()
+    return _tight(figure)
+
+
+def threshold_curves(candidates: Sequence[float], curves: Mapping[str, Sequence[float]], title: str = "") -> Figure:
+    """GT-known in percent against one fixed threshold for all images, a line for each kind of map."""
+    figure, axis = plt.subplots(figsize=(6, 3.2))
+    for name, values in curves.items():
+        axis.plot(candidates, values, marker=".", label=name)
+    axis.axvline(0.20, color="grey", linestyle=":", linewidth=1)
+    axis.set(xlabel="threshold, share of the map's maximum", ylabel="GT-known, %", title=title, xlim=(0, 1))
+    axis.legend(fontsize=8)
+    return _tight(figure)
+
+
+def chosen_thresholds(chosen: Mapping[str, np.ndarray]) -> Figure:
+    """How often each threshold is chosen, a histogram for each rule."""
+    figure, axes = plt.subplots(1, len(chosen), figsize=(3 * len(chosen), 2.6), sharey=True, squeeze=False)
+    for axis, (rule, values) in zip(axes[0], chosen.items(), strict=True):
+        axis.hist(values, bins=np.arange(-0.025, 1.05, 0.05))
+        axis.set(xlabel="chosen η", title=rule, xlim=(-0.025, 1.025))
+    axes[0, 0].set_ylabel("images")
+    return _tight(figure)
+
+
+def fig2(rows: Sequence[Mapping[str, np.ndarray]]) -> Figure:
+    """Fig. 2: (a) the strongest positive and negative feature maps, (b) the original CAM, (c) the recombined one.
+
+    Args:
+        rows: for each image: image, strongest_positive, strongest_negative, signed, absolute.
+    """
+    columns = {
+        "image": "image", "strongest_positive": "(a) positive channel", "strongest_negative": "(a) negative channel",
+        "signed": "(b) original CAM, Eq. 2", "absolute": "(c) ours, Eq. 3",
+    }  # fmt: skip
+    figure, axes = plt.subplots(len(rows), 5, figsize=(10.5, 2.2 * len(rows)), squeeze=False)
+    for i, row in enumerate(rows):
+        for axis, (name, title) in zip(axes[i], columns.items(), strict=True):
+            heat = None if name == "image" else np.maximum(row[name], 0)
+            show(axis, row["image"], heat, title if i == 0 else "")
+    return _tight(figure)
+
+
+def fig3(
+    image: np.ndarray, heat: np.ndarray, candidates: Sequence[float], differences: np.ndarray,
+    chosen: tuple[float, Sequence[float]], peak: tuple[float, Sequence[float]], truth: Sequence,
+) -> Figure:  # fmt: skip
+    """Fig. 3: image and CAM; D against η with its mean; the boxes of the chosen threshold and of the largest D.
+
+    Args:
+        image: (H, W, 3) uint8; heat: (H, W).
+        candidates: (K,) η; differences: (K,) D, NaN where undefined.
+        chosen, peak: threshold and box of `first_above_mean` and of `argmax`.
+        truth: the true boxes.
+    """
+    figure, axes = plt.subplots(1, 5, figsize=(15, 3), width_ratios=(1, 1, 1.9, 1, 1))
+    show(axes[0], image, title="image")
+    show(axes[1], image, np.maximum(heat, 0), title="CAM, Eq. 3")
+    axes[2].plot(candidates, differences, color="red", marker=".", label="D")
+    axes[2].axhline(np.nanmean(differences), color="blue", label="mean of D")
+    for (eta, _), style, name in ((chosen, "--", "first above the mean"), (peak, ":", "largest D")):
+        axes[2].axvline(eta, color="grey", linestyle=style, label=f"{name}: η = {eta:.2f}")
+    axes[2].set(xlabel="η", ylabel="D", xlim=(0, 1))
+    axes[2].legend(fontsize=8)
+    for axis, (eta, box), name in ((axes[3], peak, "largest D"), (axes[4], chosen, "first above the mean")):
+        show(axis, image, title=f"{name}, η = {eta:.2f}")
+        for true in truth:
+            draw_box(axis, true, TRUTH)
+        draw_box(axis, box, PREDICTION)
+    return _tight(figure)
+
+
+def fig4(panels: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
+    """Fig. 4: the original CAM above ours, three columns for each data set; prediction green, truth red.
+
+    Args:
+        panels: for each data set, its columns: image, truth (n, 4), and for "cam" and "ours" a map and a box,
+            `<name>_map` and `<name>_box`.
+    """
+    columns = [(dataset, column) for dataset, images in panels.items() for column in images]
+    figure, axes = plt.subplots(2, len(columns), figsize=(2.1 * len(columns), 4.7), squeeze=False)
+    for j, (dataset, column) in enumerate(columns):
+        for i, name in enumerate(("cam", "ours")):
+            title = dataset if i == 0 else ""
+            show(axes[i, j], column["image"], np.maximum(column[f"{name}_map"], 0), title)
+            for true in column["truth"]:
+                draw_box(axes[i, j], true, TRUTH)
+            draw_box(axes[i, j], column[f"{name}_box"], PREDICTION)
+    for axis, name in zip(axes[:, 0], ("CAM", "ours"), strict=True):
+        axis.text(-0.08, 0.5, name, transform=axis.transAxes, rotation=90, va="center", ha="right")
+    return _tight(figure)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG under a temporary name first, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    figure.savefig(temporary, dpi=DPI, format="png", metadata={"Software": None})
+    temporary.replace(path)
+
+
+def _tight(figure: Figure) -> Figure:
+    figure.set_dpi(DPI)
+    figure.tight_layout(pad=0.5)
+    return figure

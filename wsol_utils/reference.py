@@ -1,0 +1,103 @@
+"""What we measured ourselves (results/reference), and how a run compares with it."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from wsol_utils import tables
+
+ROOT = Path(__file__).resolve().parents[1]
+KEY = ["pooling", "recombination", "threshold_rule"]
+FIGURES = ["top1_cls", "top1_loc", "gt_known"]
+
+
+def folder(profile: str, dataset: str) -> Path:
+    """results/reference/<profile>/<dataset>."""
+    return ROOT / "results" / "reference" / profile / dataset
+
+
+def bands(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The interval in which a run with another seed, or on another machine, is expected to lie.
+
+    Args:
+        metrics: rows of metrics.csv for several seeds, one data set.
+
+    Returns:
+        For each pooling, recombination, rule and figure: mean, deviation over the seeds, and
+        low and high: the mean ± 4 deviations, at least ± 3 points.
+    """
+    long = metrics.melt(id_vars=[*KEY, "seed"], value_vars=FIGURES, var_name="figure")
+    found = long.groupby([*KEY, "figure"], sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
+    half = (4 * found["std"].fillna(0)).clip(lower=3)
+    return found.assign(low=(found["mean"] - half).clip(lower=0), high=(found["mean"] + half).clip(upper=100))
+
+
+def compare(metrics: pd.DataFrame, profile: str, dataset: str) -> pd.DataFrame:
+    """Every figure of a run that the reference has too, with its band.
+
+    Args:
+        metrics: rows with the columns `KEY` and `FIGURES`.
+
+    Returns:
+        Columns `KEY`, figure, value, low, high, inside; no rows where there is no reference.
+    """
+    path = folder(profile, dataset) / "bands.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=[*KEY, "figure", "value", "low", "high", "inside"])
+    long = metrics.melt(id_vars=KEY, value_vars=FIGURES, var_name="figure")
+    both = long.merge(pd.read_csv(path)[[*KEY, "figure", "low", "high"]], on=[*KEY, "figure"])
+    return both.assign(inside=both["value"].between(both["low"], both["high"]))
+
+
+def confirm(metrics: pd.DataFrame, config, usual: bool) -> str:
+    """A sentence on how a run compares with the reference.
+
+    Args:
+        usual: whether the run has the reference's own parameters, so that it must lie within the bands.
+
+    Raises:
+        AssertionError: if it must, and does not, naming each figure.
+    """
+    compared = compare(metrics, config.profile, config.dataset)
+    name = f"results/reference/{config.profile}/{config.dataset}"
+    if not usual or compared.empty:
+        return f"{name} has no bands for this run: nothing to compare with"
+    outside = compared[~compared["inside"]].drop(columns="inside")
+    assert outside.empty, f"outside the bands of {name}:\n{outside.to_string(index=False)}"
+    return f"all {len(compared)} figures lie within the bands of {name}"
+
+
+# The columns of the README's table: (profile, dataset, what was measured on what), beside the paper's own.
+COLUMNS = {
+    "Table 1 of the paper: CUB, VGG-16": ("paper", "cub"),
+    "birds (sample), small VGG": ("sample", "birds"),
+    "CUB, 20 classes, SqueezeNet": ("light", "cub"),
+    "Table 2 of the paper: ILSVRC, VGG-16": ("paper", "ilsvrc"),
+    "things (sample), small VGG": ("sample", "things"),
+    "ILSVRC, 800 photographs, SqueezeNet as it stands": ("light", "ilsvrc"),
+}
+PRINTED = {"CAM (GAP, Eq. 2, fixed 0.20)": "VGG-CAM[6]", "+ threshold (Sec. 4.3): the paper's method": "Ours"}
+
+
+def overview() -> str:
+    """GT-known of every step, the paper's printed figures beside what results/reference holds, as Markdown."""
+    columns = {}
+    for title, (profile, dataset) in COLUMNS.items():
+        path = folder(profile, dataset) / "metrics.csv"
+        if profile == "paper":
+            printed = tables.published(dataset).set_index("method")["gt_known"]
+            columns[title] = {step: printed[PRINTED[step]] if step in PRINTED else "" for step in tables.STEPS}
+        elif path.is_file():
+            measured = tables.measured(pd.read_csv(path)).set_index("method")["gt_known"]
+            columns[title] = {step: measured.get(step, "") for step in tables.STEPS}
+        else:
+            columns[title] = dict.fromkeys(tables.STEPS, "not run")
+    return pd.DataFrame(columns).rename_axis("GT-known Loc, %").to_markdown(disable_numparse=True)
+
+
+def write_readme(path: Path = ROOT / "README.md") -> None:
+    """Put `overview` between the README's two markers."""
+    text = path.read_text(encoding="utf-8")
+    before, _, rest = text.partition("<!-- results -->\n")
+    _, _, after = rest.partition("<!-- /results -->")
+    tables.write(path, f"{before}<!-- results -->\n{overview()}\n<!-- /results -->{after}")
