@@ -34,7 +34,8 @@ lab: $(INSTALLED)
 # the environment is made again when its lists of packages change
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 …')"
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --clear --without-pip .venv \
+		&& $(PYTHON) -m pip --python $(VENV_PYTHON) install --quiet pip; }  # where Python comes without ensurepip
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	@touch $@
 

@@ -9,7 +9,6 @@ RESULTS = tempfile.mkdtemp(prefix="wsol-results-")
 # read by wsol_utils.experiments.results_root, in the kernels of nbval too
 os.environ["WSOL_RESULTS"] = RESULTS
 os.environ["TQDM_DISABLE"] = "1"
-os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in dodo.py
 
 

@@ -18,9 +18,9 @@ from doit.tools import config_changed
 ROOT = Path(__file__).resolve().parent
 ROAD = {  # notebook -> what it writes for a data set
     "01_dataset_preparation": ["annotations.csv"],
-    "02_finetune_wgap": ["seed{}/networks.csv"],
-    "03_cam_recombination": ["seed{}/recombination.csv"],
-    "04_threshold_selection": ["seed{}/thresholds.csv"],
+    "02_finetune_wgap": ["seed{seed}/networks.csv", "seed{seed}/{pooling}.safetensors"],
+    "03_cam_recombination": ["seed{seed}/recombination.csv", "seed{seed}/predictions_{pooling}.npz"],
+    "04_threshold_selection": ["seed{seed}/thresholds.csv"],
     "05_tables": ["metrics.csv", "table.csv", "table.md"],
     "06_figures": ["fig2.png", "fig3.png", "fig4.png"],
 }
@@ -100,14 +100,13 @@ def task_overview():
 def task_notebooks():
     """01 to 06, for every data set in turn."""
     for config in CONFIGS:
-        before: list[Path] = []
+        inputs = [] if PROFILE == "sample" else [path for path in _inputs(config) if path.is_file()]
         for name, files in ROAD.items():
-            products = [config.folder / file.format(seed) for file in files for seed in config.seeds]
+            products = _products(config, files)
             target = config.folder / "notebooks" / f"{name}.ipynb"
-            inputs = before or [path for path in _inputs(config) if path.is_file()]
             parameters = {"dataset": config.dataset} | GIVEN
             yield {"name": f"{config.dataset}:{name}"} | _task(name, [target, *products], parameters, inputs)
-            before = [target]
+            inputs = products
 
 
 def task_manifest():
@@ -130,6 +129,15 @@ def _task(name: str, targets: list[Path], parameters: dict, inputs: list[Path]) 
         "uptodate": [config_changed({key: str(value) for key, value in parameters.items()})],
         "targets": sorted({str(path) for path in targets}),
     }
+
+
+def _products(config, files: list[str]) -> list[Path]:
+    """A notebook's files for every seed and pooling (a data set without a train split has `gap` alone: see 02)."""
+    return [
+        config.folder / name
+        for file in files
+        for name in dict.fromkeys(file.format(seed=s, pooling=p) for s in config.seeds for p in config.poolings[:1])
+    ]
 
 
 def _inputs(config) -> list[Path]:

@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
+
+matplotlib.use("agg")  # figures are made, and shown to nobody
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"

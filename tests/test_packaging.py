@@ -1,6 +1,7 @@
 """The lists of packages agree, the files that a repository needs are there, and modules import what they may."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +116,7 @@ def imports(module):
     return found & set(MODULES)
 
 
-MAY_IMPORT = {  # as DESIGN.md says
+MAY_IMPORT = {  # the road is one way: who may import whom
     **{module: set() for module in ("pooling", "cam", "thresholds", "boxes", "metrics", "protocols")},
     "sample": {"drawing", "shapes"},
     "models": {"pooling"},
@@ -153,3 +155,12 @@ def test_module_says_what_it_is(module):
 def test_the_sample_is_rendered_without_torch():
     command = "import sys, wsol_utils.sample; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
+
+
+def test_pinned_versions_install_on_every_python_we_support():
+    """A pin that asks for a later Python than ours would stop the first command of the README."""
+    lowest, versions = PROJECT["requires-python"].removeprefix(">=") + ".0", pinned()
+    for distribution in importlib.metadata.distributions():
+        name, needed = distribution.metadata["Name"], distribution.metadata.get("Requires-Python") or ""
+        if versions.get(canonicalize_name(name)) == distribution.version:
+            assert lowest in SpecifierSet(needed), f"{name} {distribution.version} needs Python {needed}"

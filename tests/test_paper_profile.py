@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from wsol_utils import datasets, experiments, models, protocols
 from wsol_utils.predictions import KINDS, Predictions
 
-COLUMNS = [  # as DESIGN.md lists them
+COLUMNS = [  # of metrics.csv
     "dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization", "resolution",
     "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images", "top1_cls", "top1_loc",
     "gt_known", "gt_known_low", "gt_known_high",
@@ -222,7 +222,7 @@ def test_validation_looks_at_no_test_image(tmp_path, small_weights):
         dataset="cub", profile="paper", data_root=str(tmp_path / "data"), weights=str(small_weights),
         evaluate_on="validation", results=str(tmp_path / "results"), **CHEAP,
     )  # fmt: skip
-    folder = tmp_path / "results" / "paper" / "cub"
+    folder = tmp_path / "results" / "paper" / "cub_validation"  # not taken for figures of the test split
     assert set(assert_complete(folder, ("gap", "wgap"))["n_images"]) == {2}  # a fifth of five, of each class
     table = datasets.read_table(folder / "annotations.csv").set_index("image_id")
     evaluated = Predictions.load(folder / "seed0" / "predictions_wgap.npz").image_id

@@ -1,5 +1,6 @@
 """The figures' arrangement: panels, colours, boxes; and the file they are saved to."""
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
@@ -8,6 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from wsol_utils import plots
+
+matplotlib.use("agg")  # no window
 
 IMAGE = np.full((20, 30, 3), 128, dtype=np.uint8)
 HEAT = np.linspace(-1, 1, 12).reshape(3, 4)

@@ -95,3 +95,24 @@ def test_nothing_to_confirm(committed):
     assert reference.confirm(runs(99.0, pooling="tap"), CONFIG, True) == text
     elsewhere = SimpleNamespace(profile="light", dataset="cub")
     assert reference.confirm(runs(99.0), elsewhere, True) == text.replace("sample/birds", "light/cub")
+
+
+def test_the_readme_shows_the_reference_as_it_stands():
+    readme = (reference.ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- results -->\n{reference.overview()}\n<!-- /results -->" in readme
+
+
+def test_what_was_not_run_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(reference, "folder", lambda profile, dataset: tmp_path)
+    text = reference.overview()
+    assert text.count("not run") == 4 * len(reference.tables.STEPS)
+    assert "82.32" in text and "65.4" in text  # the paper's two figures for its own method
+
+
+def test_the_sample_tells_methods_apart():
+    """What the embedded sample has to be, on its own reference figures: neither hopeless nor solved."""
+    birds = pd.read_csv(reference.ROOT / "results" / "reference" / "sample" / "birds" / "metrics.csv")
+    mean = birds.groupby(["pooling", "recombination", "threshold_rule"])[["top1_cls", "gt_known"]].mean()
+    assert mean["top1_cls"].min() >= 80
+    assert 20 <= mean.loc[("gap", "signed", "fixed"), "gt_known"] <= 80
+    assert mean["gt_known"].xs("oracle", level="threshold_rule").max() >= 85

@@ -46,7 +46,7 @@ def means_by_loops(image, grid):
 
 
 def select_by_loops(image, rule, grid):
-    """Section 2 of the readings, for one map (H, W)."""
+    """The readings of Sec. 4.3, for one map (H, W)."""
     v = means_by_loops(image, grid)
     steps = [(grid[i], abs(v[i] - v[i - 1])) for i in range(1, len(grid))]
     steps = [(eta, d) for eta, d in steps if not math.isnan(d)]

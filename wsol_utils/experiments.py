@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROFILES = {
     "sample": {
         "backbone": "small_vgg", "image_size": 96, "resize_size": 96, "padding": 8, "batch_size": 32, "lr": 3e-3,
-        "optimizer": "adamw", "schedule": "onecycle", "weight_decay": 1e-2, "threads": 2,
+        "optimizer": "adamw", "schedule": "onecycle", "weight_decay": 1e-2, "threads": 2, "device": "cpu",
         "head_multiplier": {"gap": 5.0, "wgap": 200.0, "wgap_sum": 1.4, "tap": 1.0},
     },
     "light": {
@@ -78,6 +78,7 @@ class Config:
         evaluate_on: "test", or "validation" for a fifth of the train split, which is then not trained on.
         seeds: a training run each.
         results: folder of the results; a relative path starts at the repository's root.
+        workers: processes that decode images; -1 for a share of the cores where a GPU computes, else none.
         device: "cpu", "cuda" or "" for a GPU where there is one.
         threads: of torch on the CPU, 0 for torch's own choice; fixed where figures are to be repeated exactly.
     """
@@ -107,13 +108,14 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     results: str = "results"
     device: str = ""
-    workers: int = 0
+    workers: int = -1
     threads: int = 0
 
     @property
     def folder(self) -> Path:
-        """RESULTS/<profile>/<dataset>."""
-        return results_root(self.results) / self.profile / self.dataset
+        """RESULTS/<profile>/<dataset>; what was measured on a validation part is kept apart from test."""
+        name = self.dataset if self.evaluate_on == "test" else f"{self.dataset}_validation"
+        return results_root(self.results) / self.profile / name
 
     def seed_folder(self, seed: int) -> Path:
         """The work files of one seed."""
@@ -154,7 +156,7 @@ class Config:
 
 def absolute(path: str) -> Path:
     """A parameter's path: a relative one starts at the repository's root, wherever the notebook runs."""
-    return Path(os.path.abspath(ROOT / path))
+    return Path(os.path.abspath(ROOT / Path(path).expanduser()))
 
 
 def results_root(results: str) -> Path:
@@ -201,6 +203,10 @@ def configure(dataset: str = "birds", profile: str = "sample", **values) -> Conf
             f"parameter resize_size cannot be {config.resize_size}: the frame of a training image is at least as "
             f"large as the input that is cropped from it, image_size {config.image_size}"
         )
+    if len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+        raise ValueError(f"parameter seeds cannot be {config.seeds}: they are different and not negative")
+    if results_root(config.results).is_relative_to(ROOT / "results" / "reference"):
+        raise ValueError(f"parameter results cannot be {config.results!r}: our own figures are kept there")
     return config
 
 
@@ -223,14 +229,28 @@ def from_notebook(variables: dict) -> Config:
     """
     names = {f.name for f in fields(Config)}
     values = {name: value for name, value in variables.items() if name in names}
-    injected = [source for source in variables.get("In", []) if source.startswith("# Parameters\n")]
-    for statement in ast.parse(injected[-1] if injected else "").body:
-        if isinstance(statement, ast.Assign):
-            values |= {target.id: variables[target.id] for target in statement.targets}
-    config = configure(**values)
+    config = configure(**values | {name: variables[name] for name in _injected(variables)})
     if config.threads:
         torch.set_num_threads(config.threads)
     return config
+
+
+def refuse_unknown(variables: dict, known: list[str]) -> None:
+    """Stop at a parameter that papermill injected and that nothing uses; those of the other notebooks may pass.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name in _injected(variables):
+        if name not in {f.name for f in fields(Config)}:
+            _one_of("parameter", name, known)
+
+
+def _injected(variables: dict) -> list[str]:
+    """The names that papermill's cell of parameters assigns, from the kernel's list of executed cells."""
+    cells = [source for source in variables.get("In", []) if source.startswith("# Parameters\n")]
+    assigned = [line for line in ast.parse(cells[-1] if cells else "").body if isinstance(line, ast.Assign)]
+    return [target.id for line in assigned for target in line.targets]
 
 
 def _typed(name: str, value):

@@ -24,7 +24,9 @@ def write(config: experiments.Config, given: dict[str, str]) -> None:
         config: the run's configuration.
         given: the parameters that were not left to the profile.
     """
-    files = sorted(path for path in config.folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    folders = [config.folder, config.folder / "notebooks", *map(config.seed_folder, config.seeds)]
+    files = sorted(path for folder in folders for path in folder.glob("*") if path.is_file())
+    files = [path for path in files if path.name != "manifest.json" and not path.name.startswith(".")]
     notebooks = [path for path in files if path.suffix == ".ipynb"]
     weights = experiments.absolute(config.weights)
     content = {
@@ -55,8 +57,8 @@ def summary(config: experiments.Config) -> str:
 
 def _device(config: experiments.Config) -> str:
     if runs.device(config) == "cpu":
-        return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
-    return torch.cuda.get_device_name()
+        return f"CPU {platform.machine()}, {config.threads or torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(runs.device(config)) if torch.cuda.is_available() else runs.device(config)
 
 
 def _revision() -> str:

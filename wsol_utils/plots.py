@@ -4,17 +4,22 @@ Every function takes plain arrays and returns a matplotlib Figure. Images are ui
 are (H, W) of any size and scale, boxes are half-open pixels.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Image as Picture
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
+
+from wsol_utils import thresholds
 
 PREDICTION, TRUTH = "limegreen", "red"  # the colours of Fig. 4
-DPI = 80  # of the images in the notebooks and results: small files, still sharp in a browser
+DPI, COLOURS = 80, 96  # of the pictures in notebooks and results: small files, still clear in a browser
 
 
 def draw_box(axes: Axes, box: Sequence[float], colour: str, label: str | None = None) -> None:
@@ -22,7 +27,8 @@ def draw_box(axes: Axes, box: Sequence[float], colour: str, label: str | None = 
     x0, y0, x1, y1 = (float(v) for v in box)
     if x1 > x0 and y1 > y0:
         corner = (x0 - 0.5, y0 - 0.5)  # a pixel's centre is its index
-        axes.add_patch(plt.Rectangle(corner, x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=2, label=label))
+        style = {"fill": False, "edgecolor": colour, "linewidth": 2, "clip_on": False}  # whole at the border
+        axes.add_patch(plt.Rectangle(corner, x1 - x0, y1 - y0, label=label, **style))
 
 
 def show(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None, title: str = "") -> None:
@@ -68,7 +74,7 @@ def threshold_curves(candidates: Sequence[float], curves: Mapping[str, Sequence[
     figure, axis = plt.subplots(figsize=(6, 3.2))
     for name, values in curves.items():
         axis.plot(candidates, values, marker=".", label=name)
-    axis.axvline(0.20, color="grey", linestyle=":", linewidth=1)
+    axis.axvline(thresholds.FIXED, color="grey", linestyle=":", linewidth=1)
     axis.set(xlabel="threshold, share of the map's maximum", ylabel="GT-known, %", title=title, xlim=(0, 1))
     axis.legend(fontsize=8)
     return _tight(figure)
@@ -156,11 +162,25 @@ def save(figure: Figure, path: Path) -> None:
     """Write a PNG under a temporary name first, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    figure.savefig(temporary, dpi=DPI, format="png", metadata={"Software": None})
+    temporary.write_bytes(png(figure))
     temporary.replace(path)
 
 
+def picture(figure: Figure) -> Picture:
+    """The figure as a cell's output: a small PNG; the figure is closed, so that it is not shown twice."""
+    data = png(figure)
+    plt.close(figure)
+    return Picture(data=data, format="png")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure with a palette of `COLOURS`: a tenth of the size of a PNG in full colour."""
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, dpi=DPI, format="png")
+    Image.open(full).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
 def _tight(figure: Figure) -> Figure:
-    figure.set_dpi(DPI)
     figure.tight_layout(pad=0.5)
     return figure

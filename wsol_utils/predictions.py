@@ -104,15 +104,14 @@ def predict(
     parts: dict[str, list] = {name: [] for name in ("label", "logits", "scaled_maps", "scales", "box", "box_image")}
     seen = 0
     for images, labels, boxes in tqdm(loader, desc="predict", unit="batch"):
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=device != "cpu"):
-            logits, features = model(images.to(device, memory_format=torch.channels_last, non_blocking=True))
+        logits, features = model(images.to(device, memory_format=torch.channels_last, non_blocking=True))
         maps = maps_of(features.float(), model.class_weights.float()[labels.to(device)])  # (B, R, H, W)
         scales = maps.abs().amax(dim=(2, 3))  # (B, R)
-        parts["label"].append(labels)
+        parts["label"].append(labels.clone())  # not the worker's shared memory, which is a file handle each
         parts["logits"].append(logits.float().cpu())
         parts["scaled_maps"].append((maps / scales.clamp(min=1e-30)[:, :, None, None]).half().cpu())
         parts["scales"].append(scales.cpu())
-        parts["box"].extend(boxes)
+        parts["box"].append(torch.cat(boxes))
         parts["box_image"] += [torch.full((len(b),), seen + i) for i, b in enumerate(boxes)]
         seen += len(labels)
         size = images.shape[2:]

@@ -24,11 +24,11 @@ def bands(metrics: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         For each pooling, recombination, rule and figure: mean, deviation over the seeds, and
-        low and high: the mean ± 4 deviations, at least ± 3 points.
+        low and high: the mean ± 4 deviations, but at least ± 3 and at most ± 15 points.
     """
     long = metrics.melt(id_vars=[*KEY, "seed"], value_vars=FIGURES, var_name="figure")
     found = long.groupby([*KEY, "figure"], sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
-    half = (4 * found["std"].fillna(0)).clip(lower=3)
+    half = (4 * found["std"].fillna(0)).clip(lower=3, upper=15)
     return found.assign(low=(found["mean"] - half).clip(lower=0), high=(found["mean"] + half).clip(upper=100))
 
 

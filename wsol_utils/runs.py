@@ -98,6 +98,13 @@ def device(config: Config) -> str:
     return config.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def workers(config: Config) -> int:
+    """How many processes decode images."""
+    if config.workers >= 0:
+        return config.workers
+    return 0 if device(config) == "cpu" else min(16, torch.get_num_threads())
+
+
 def split(config: Config, table: pd.DataFrame, name: str) -> pd.DataFrame:
     """The rows to train on ("train") or to evaluate on ("test")."""
     if config.evaluate_on == "validation":
@@ -111,14 +118,16 @@ def network(config: Config, name: str, classes: int, own_head: bool, weights: st
     Raises:
         ValueError: if it should classify as it stands a data set whose classes are not ImageNet's.
     """
-    if own_head:
-        if config.layout != "ilsvrc":
-            raise ValueError(
-                f"{config.dataset} has no train split, and the network's own head knows ImageNet's classes alone: "
-                "give DATA_ROOT with a train split"
-            )
-        return models.build_as_it_stands(config.backbone, weights)
-    return models.build(config.backbone, classes, pooling.build(name, config.temperature), weights)
+    if not own_head:
+        return models.build(config.backbone, classes, pooling.build(name, config.temperature), weights)
+    mapping = config.root / "LOC_synset_mapping.txt"
+    listed = mapping.read_text(encoding="utf-8").split("\n") if config.layout == "ilsvrc" else []
+    if sum(bool(line.strip()) for line in listed) != 1000:
+        raise ValueError(
+            f"{config.dataset} has no train split, and the network's own head knows ImageNet's 1000 classes alone: "
+            "give DATA_ROOT with a train split, or with all 1000 lines in LOC_synset_mapping.txt"
+        )
+    return models.build_as_it_stands(config.backbone, weights)
 
 
 def starting_weights(config: Config, seed: int) -> str:
@@ -153,11 +162,12 @@ def finetune(
     transform = datasets.train_transform(config.resize_size, config.image_size, config.padding)
     dataset = datasets.ImageDataset(table, config.root, transform, seed=seed)
     weights = hashlib.sha256(Path(start).read_bytes()).hexdigest() if Path(start).is_file() else start
-    rows = table[["image_id", "label"]].to_csv()
+    sizes = [(config.root / path).stat().st_size for path in table["path"]]  # other pictures of the same names
+    rows = table[["image_id", "label"]].assign(size=sizes).to_csv()
     identity = fingerprint(rows, weights, repr(transform), repr(model))
     return training.fit(
         model, dataset, recipe, checkpoint,
-        seed=seed, device=device(config), workers=config.workers, fingerprint=identity,
+        seed=seed, device=device(config), workers=workers(config), fingerprint=identity,
     )  # fmt: skip
 
 

@@ -92,6 +92,11 @@ def draw_all(items: list[Item], seed: int, processes: int) -> list[list[Box]]:
         return list(pool.map(draw, items, [seed] * len(items), chunksize=16))
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Writes a text file; its folder is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +160,8 @@ def write_ilsvrc(top: Path, items: list[Item], boxes: list[list[Box]]) -> None:
 def is_current(root: Path, stamp: dict) -> bool:
     """Whether the folder's stamp is the given one."""
     try:
-        return json.loads((root / "stamp.json").read_text(encoding="utf-8")) == stamp
+        complete = all((root / name).is_dir() for name in PER_CLASS)
+        return complete and json.loads((root / "stamp.json").read_text(encoding="utf-8")) == stamp
     except (OSError, ValueError):
         return False
 
@@ -191,7 +197,7 @@ def render(
     fresh, old = (root.with_name(f".{root.name}.{os.getpid()}.{state}") for state in ("new", "old"))
     birds, things = bird_items(fresh, *per_class["birds"]), thing_items(fresh, *per_class["things"])
     try:
-        boxes = draw_all(birds + things, seed, processes or os.cpu_count() or 1)
+        boxes = draw_all(birds + things, seed, processes or cores())
         write_cub(fresh / "birds" / "CUB_200_2011", birds, boxes[: len(birds)])
         write_ilsvrc(fresh / "things", things, boxes[len(birds) :])
         write_lines(fresh / "stamp.json", [json.dumps(stamp, indent=2)])
