@@ -94,8 +94,9 @@ def test_outside_a_git_checkout(run, tmp_path, monkeypatch):
 
 
 def test_a_gpu_is_named(run, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA X")
-    assert written(experiments.replace(run, device="cuda"))["device"] == "NVIDIA X"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA X at {device}")
+    assert written(experiments.replace(run, device="cuda:1"))["device"] == "NVIDIA X at cuda:1"
 
 
 def test_summary(run, monkeypatch):

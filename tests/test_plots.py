@@ -191,11 +191,12 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     plots.save(figure, tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
 
-    def cut_off(path, **_):
-        path.write_bytes(b"half")
+    def cut_off(path, _):
+        with open(path, "wb") as file:
+            file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(figure, "savefig", cut_off)
+    monkeypatch.setattr(plots.Path, "write_bytes", cut_off)
     with pytest.raises(KeyboardInterrupt):
         plots.save(figure, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == before

@@ -25,7 +25,11 @@ def _alone(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path):
-    return experiments.configure("birds", results=str(tmp_path / "results"), seeds="0,1", device="cpu")
+    (tmp_path / "photographs").mkdir()
+    for i in range(6):
+        (tmp_path / "photographs" / f"{i}.png").write_bytes(b"a picture")
+    places = {"data_root": str(tmp_path / "photographs"), "results": str(tmp_path / "results")}
+    return experiments.configure("birds", seeds="0,1", device="cpu", **places)
 
 
 def table(n=6, split="train"):
@@ -140,7 +144,14 @@ def test_device(monkeypatch):
     assert runs.device(experiments.configure(device="cuda")) == "cuda"
     for available, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
-        assert runs.device(experiments.configure()) == expected
+        assert runs.device(experiments.configure("cub", "light")) == expected
+        assert runs.device(experiments.configure("birds")) == "cpu"  # where the sample's bands were measured
+
+
+def test_workers(monkeypatch):
+    assert runs.workers(experiments.configure("cub", "light", device="cpu")) == 0
+    assert 1 <= runs.workers(experiments.configure("cub", "light", device="cuda")) <= 16
+    assert runs.workers(experiments.configure("cub", "light", device="cuda", workers=3)) == 3
 
 
 def test_split(config):
@@ -166,11 +177,16 @@ def test_network(config):
     assert runs.network(config, "gap", 3, False).class_weights.shape == (3, 128)
 
 
-def test_network_as_it_stands(config):
-    model = runs.network(experiments.configure("ilsvrc", "light"), "gap", 3, True)
+def test_network_as_it_stands(config, tmp_path):
+    ilsvrc = experiments.configure("ilsvrc", "light", data_root=str(tmp_path))
+    (tmp_path / "LOC_synset_mapping.txt").write_text("".join(f"n{i:08d} thing\n" for i in range(1000)))
+    model = runs.network(ilsvrc, "gap", 3, True)
     assert isinstance(model, models.ConvolutionalHeadLocalizer) and model.class_weights.shape == (1000, 512)
-    with pytest.raises(ValueError, match=r"birds has no train split.*ImageNet's classes alone.*DATA_ROOT"):
+    with pytest.raises(ValueError, match=r"birds has no train split.*ImageNet's 1000 classes alone.*DATA_ROOT"):
         runs.network(config, "gap", 3, True)
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n00000001 thing\n")  # labels would be shifted
+    with pytest.raises(ValueError, match=r"ilsvrc has no train split.*1000 lines"):
+        runs.network(ilsvrc, "gap", 3, True)
 
 
 # What counts as the same training.
@@ -213,9 +229,11 @@ def test_the_fingerprint_tells_runs_apart(config, tmp_path, monkeypatch):
     ]  # fmt: skip
     weights.write_bytes(b"two")
     others.append(identity())
+    (config.root / "0.png").write_bytes(b"another picture of the same name")
+    others.append(identity())
     monkeypatch.setattr(torch, "__version__", "0.0")
     others.append(identity())
-    assert len({usual, *others}) == 11
+    assert len({usual, *others}) == 12
 
 
 def test_the_fingerprint_tells_the_code_apart(tmp_path, monkeypatch):

@@ -109,7 +109,9 @@ def execute_in_place(path: Path) -> None:
 
     notebook = nbformat.read(path, as_version=4)
     folder = {"metadata": {"path": path.parent}}
-    NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False, resources=folder).execute()
+    quiet = ["--IPKernelApp.log_level=ERROR"]
+    options = {"timeout": None, "kernel_name": "python3", "record_timing": False, "extra_arguments": quiet}
+    NotebookClient(notebook, resources=folder, **options).execute()
     for cell in notebook.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}

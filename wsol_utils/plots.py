@@ -19,7 +19,7 @@ from PIL import Image
 from wsol_utils import thresholds
 
 PREDICTION, TRUTH = "limegreen", "red"  # the colours of Fig. 4
-DPI, COLOURS = 80, 96  # of the pictures in notebooks and results: small files, still clear in a browser
+DPI = 75  # of the pictures in notebooks and results: small files, still clear in a browser
 
 
 def draw_box(axes: Axes, box: Sequence[float], colour: str, label: str | None = None) -> None:
@@ -162,22 +162,24 @@ def save(figure: Figure, path: Path) -> None:
     """Write a PNG under a temporary name first, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(png(figure))
+    temporary.write_bytes(png(figure, colours=256))
     temporary.replace(path)
 
 
 def picture(figure: Figure) -> Picture:
     """The figure as a cell's output: a small PNG; the figure is closed, so that it is not shown twice."""
-    data = png(figure)
+    data = png(figure, colours=128)
     plt.close(figure)
     return Picture(data=data, format="png")
 
 
-def png(figure: Figure) -> bytes:
-    """The figure with a palette of `COLOURS`: a tenth of the size of a PNG in full colour."""
+def png(figure: Figure, colours: int) -> bytes:
+    """The figure with a palette of so many colours: a fraction of the size of a PNG in full colour."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, dpi=DPI, format="png")
-    Image.open(full).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    Image.open(full).convert("RGB").quantize(colours, kmeans=2, dither=Image.Dither.NONE).save(
+        small, "PNG", optimize=True
+    )
     return small.getvalue()
 
 

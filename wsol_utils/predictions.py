@@ -3,6 +3,7 @@
 A map takes H·W float16 numbers (338 bytes at 13×13); its scale is kept beside it, so nothing overflows.
 """
 
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 from wsol_utils import cam
 from wsol_utils.datasets import ImageDataset, collate
 
+QUIET = bool(os.environ.get("TQDM_DISABLE"))  # as in training
 KINDS = (*cam.RECOMBINATIONS, "strongest_positive", "strongest_negative")
 PER_IMAGE = ("image_id", "label", "predicted", "logits", "scaled_maps", "scales")
 
@@ -103,7 +105,7 @@ def predict(
     loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate, pin_memory=device != "cpu")
     parts: dict[str, list] = {name: [] for name in ("label", "logits", "scaled_maps", "scales", "box", "box_image")}
     seen = 0
-    for images, labels, boxes in tqdm(loader, desc="predict", unit="batch"):
+    for images, labels, boxes in tqdm(loader, desc="predict", unit="batch", disable=QUIET):
         logits, features = model(images.to(device, memory_format=torch.channels_last, non_blocking=True))
         maps = maps_of(features.float(), model.class_weights.float()[labels.to(device)])  # (B, R, H, W)
         scales = maps.abs().amax(dim=(2, 3))  # (B, R)

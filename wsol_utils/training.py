@@ -7,6 +7,7 @@ augmentation are functions of seed, epoch and image, so it goes on as if nothing
 import hashlib
 import json
 import math
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from tqdm.auto import tqdm
 
 from wsol_utils import models
 from wsol_utils.datasets import ImageDataset, collate
+
+QUIET = bool(os.environ.get("TQDM_DISABLE"))  # tqdm's bar in notebooks does not look there itself
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,9 @@ def fit(
     resume = checkpoint.with_suffix(".resume.safetensors")
     history = _resume(model, optimizer, resume, identity)
     steps = len(dataset) // recipe.batch_size
-    with tqdm(total=recipe.epochs * steps, initial=len(history) * steps, desc=checkpoint.stem, unit="batch") as bar:
+    with tqdm(
+        total=recipe.epochs * steps, initial=len(history) * steps, desc=checkpoint.stem, unit="batch", disable=QUIET
+    ) as bar:
         for epoch in range(len(history), recipe.epochs):
             dataset.set_epoch(epoch)
             order = torch.Generator().manual_seed(1_000_003 * seed + epoch)
