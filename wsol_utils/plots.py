@@ -176,7 +176,7 @@ def picture(figure: Figure) -> Picture:
 def png(figure: Figure, colours: int) -> bytes:
     """The figure with a palette of so many colours: a fraction of the size of a PNG in full colour."""
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, dpi=DPI, format="png")
+    figure.savefig(full, dpi=DPI, format="png", bbox_inches="tight", pad_inches=0.05)
     Image.open(full).convert("RGB").quantize(colours, kmeans=2, dither=Image.Dither.NONE).save(
         small, "PNG", optimize=True
     )
