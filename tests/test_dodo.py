@@ -30,7 +30,7 @@ def said(finished: subprocess.CompletedProcess) -> str:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"PROFILE": "papers"}, "unknown profile 'papers'; choose one of sample, light, paper"),
+        ({"PROFILE": "papers"}, "unknown profile 'papers' (did you mean 'paper'?); choose one of sample, light, paper"),
         ({"PROFILE": "light"}, "PROFILE=light needs DATASET=cub, ilsvrc or tiny_imagenet"),
         ({"DATASET": "cub"}, "unknown dataset of profile 'sample' 'cub'; choose one of things, birds"),
     ],
