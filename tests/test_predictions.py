@@ -19,12 +19,7 @@ BOXES = [  # of images of 40×20 pixels: none, one, three, one
 LABELS = [2, 0, 1, 1]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,7 @@ from torch import nn
 from wsol_utils import datasets, models, pooling, training
 from wsol_utils.training import Recipe, fit, rate_factor
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
