@@ -1,6 +1,10 @@
-"""Top-1 Cls, Top-1 Loc and GT-known Loc (Zhang et al., Sec. 5), with confidence intervals."""
+"""Top-1 Cls, Top-1 Loc and GT-known Loc (Zhang et al., Sec. 5), with confidence intervals.
 
-from collections.abc import Sequence
+Beside them MaxBoxAcc, MaxBoxAccV2 and PxAP (Choe et al. 2020, "Evaluating weakly supervised object
+localization methods right"), and two ways to compare methods on the same images or the same seeds.
+"""
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,29 +14,33 @@ from torch import Tensor
 Array = Tensor | np.ndarray
 
 
-def iou(box: Array, others: Array) -> np.ndarray:
-    """Intersection over union of one box with each of M others, half-open pixels.
+def iou(box: Array, others: Array, inclusive: bool = False) -> np.ndarray:
+    """Intersection over union of one box, or of each of several, with each of M others.
 
     Args:
-        box: (4,).
+        box: (4,) or (K, 4).
         others: (M, 4).
+        inclusive: corners are the first and the last pixel, so that a side is x1 - x0 + 1, as in the code
+            of Choe et al. 2020 and of Bae et al. 2020; otherwise pixels are half-open. The intersection
+            is clamped at 0: without that, as in Bae et al.'s code, disjoint boxes can score above 1.
 
     Returns:
-        (M,) in [0, 1]; boxes of no area give 0.
+        (M,) or (K, M), float64 in [0, 1]; boxes of no area give 0.
     """
-    a, b = _numpy(box).astype(np.float64), _numpy(others).astype(np.float64).reshape(-1, 4)
-    sides = np.minimum(a[2:], b[:, 2:]) - np.maximum(a[:2], b[:, :2])  # (M, 2)
-    common = sides.clip(min=0).prod(axis=1)
-    union = _area(a[None]) + _area(b) - common
+    a = _numpy(box).astype(np.float64)[..., None, :]  # (1, 4) or (K, 1, 4)
+    b = _numpy(others).astype(np.float64).reshape(-1, 4)
+    common = _area(np.maximum(a[..., :2], b[:, :2]), np.minimum(a[..., 2:], b[:, 2:]), inclusive)
+    union = _area(a[..., :2], a[..., 2:], inclusive) + _area(b[:, :2], b[:, 2:], inclusive) - common
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
-def best_iou(boxes: Array, ground_truth: Sequence) -> Array:
+def best_iou(boxes: Array, ground_truth: Sequence, inclusive: bool = False) -> Array:
     """IoU of each predicted box with the nearest of its image's boxes (ILSVRC: a hit on any counts).
 
     Args:
-        boxes: (N, 4), half-open pixels.
+        boxes: (N, 4).
         ground_truth: N lists of boxes in the same frame; a list may be empty.
+        inclusive: the convention of the corners, as in `iou`.
 
     Returns:
         (N,) float64, 0 where an image has no box.
@@ -40,11 +48,30 @@ def best_iou(boxes: Array, ground_truth: Sequence) -> Array:
     Raises:
         ValueError: if the lengths differ.
     """
+    return _like(boxes, best_iou_on_grid(_numpy(boxes)[:, None], ground_truth, inclusive)[:, 0])
+
+
+def best_iou_on_grid(boxes: Array, ground_truth: Sequence, inclusive: bool = False) -> Array:
+    """`best_iou` for K boxes of each image, one for every threshold.
+
+    Args:
+        boxes: (N, K, 4); the rest as in `best_iou`.
+
+    Returns:
+        (N, K) float64.
+
+    Raises:
+        ValueError: if the lengths differ, or the boxes are not (N, K, 4).
+    """
     predicted = _numpy(boxes)
     if len(predicted) != len(ground_truth):
         raise ValueError(f"{len(predicted)} boxes, but ground truth for {len(ground_truth)} images")
-    best = np.array([iou(box, others).max(initial=0) for box, others in zip(predicted, ground_truth, strict=True)])
-    return torch.from_numpy(best).to(boxes.device) if isinstance(boxes, Tensor) else best
+    if predicted.shape[2:] != (4,):
+        raise ValueError(f"boxes must be (N, K, 4), got {predicted.shape}")
+    best = np.zeros(predicted.shape[:2])
+    for row, image_boxes, others in zip(best, predicted, ground_truth, strict=True):
+        row[:] = iou(image_boxes, others, inclusive).max(axis=1, initial=0)
+    return _like(boxes, best)
 
 
 def localization(best_iou: Array, predicted: Array, labels: Array, iou: float = 0.5) -> dict[str, float]:
@@ -81,9 +108,121 @@ def interval(percent: float, n: int, confidence: float = 0.95) -> tuple[float, f
     return 100 * float(low), 100 * float(high)
 
 
+def max_box_acc(overlap: Array, iou: float = 0.5) -> tuple[float, int]:
+    """MaxBoxAcc (Choe et al. 2020): GT-known Loc at the one threshold that suits these images best.
+
+    Args:
+        overlap: (N, K), IoU of each image's box at each of K thresholds.
+        iou: a box is right where its IoU is at least this.
+
+    Returns:
+        The share of images in percent, and the column of the threshold, the first of a tie.
+
+    Raises:
+        ValueError: if the overlap is not (N, K), or has no image or no threshold.
+    """
+    values = _numpy(overlap)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"overlap must be (N, K) with N, K > 0, got {values.shape}")
+    shares = (values >= iou).mean(axis=0)  # (K,)
+    return 100 * float(shares.max()), int(shares.argmax())
+
+
+def max_box_acc_v2(overlap: Array, ious: Sequence[float] = (0.3, 0.5, 0.7)) -> float:
+    """MaxBoxAccV2 (Choe et al. 2020): the mean of MaxBoxAcc over several IoU, each at its own best threshold.
+
+    Args:
+        overlap: (N, K), at each threshold the best IoU over the boxes of all contours of the mask, where
+            MaxBoxAcc takes the largest alone.
+        ious: what counts as a hit, in turn.
+
+    Returns:
+        Percent; errors are those of `max_box_acc`.
+    """
+    return float(np.mean([max_box_acc(overlap, iou)[0] for iou in ious]))
+
+
+def pixel_average_precision(maps: Iterable[Array], masks: Iterable[Array], steps: int = 1000) -> float:
+    """PxAP (Choe et al. 2020): the area under the precision-recall curve over the pixels of all images.
+
+    Scores are counted in bins, one image at a time: [0, 1/steps), ..., [1 - 1/steps, 1), and one for
+    exactly 1. From the highest bin down, each adds the precision reached times the recall it gains.
+
+    Args:
+        maps: of (H, W) each, scores in [0, 1].
+        masks: one (H, W) for each map: 1 on the object, 0 beside it; any other value (255) is ignored.
+        steps: bins below 1.
+
+    Returns:
+        Percent.
+
+    Raises:
+        ValueError: if maps and masks differ in number or shape, a score is not in [0, 1] or not finite, or
+            no mask has an object pixel.
+    """
+    edges = np.append(np.arange(steps + 1) / steps, 2)
+    counts = np.zeros((2, steps + 1), dtype=np.int64)  # background, object
+    for index, (scores, mask) in enumerate(zip(maps, masks, strict=True)):
+        scores, mask = _numpy(scores), _numpy(mask)
+        if scores.shape != mask.shape:
+            raise ValueError(f"map {index} is {scores.shape}, but its mask {mask.shape}")
+        if not ((scores >= 0) & (scores <= 1)).all():  # NaN neither
+            raise ValueError(f"map {index} has scores that are not finite or not in [0, 1]")
+        counts += [np.histogram(scores[mask == kind], edges)[0] for kind in (0, 1)]
+    fp, tp = counts[:, ::-1].cumsum(axis=1)  # from the highest score down
+    if not tp[-1]:
+        raise ValueError("no mask has an object pixel (value 1)")
+    precision, gained = tp / np.maximum(tp + fp, 1), np.diff(tp, prepend=0)
+    return 100 * float((precision * gained).sum() / tp[-1])
+
+
+def mcnemar(a: Array, b: Array) -> float:
+    """The exact two-sided p-value of McNemar's test (1947) that two methods hit equally often.
+
+    Where only one of them hits, it is either with probability 1/2: a binomial test on those images.
+
+    Args:
+        a, b: (N,) bool, the hits of the two methods on the same images.
+
+    Returns:
+        p in (0, 1]; 1 where the two agree on every image.
+
+    Raises:
+        ValueError: if the lengths differ.
+    """
+    a, b = _numpy(a), _numpy(b)
+    if a.shape != b.shape:
+        raise ValueError(f"need hits on the same images, got {a.shape} and {b.shape}")
+    only_a, only_b = int((a > b).sum()), int((a < b).sum())
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def paired_interval(differences: Array | Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of S paired differences, such as of two methods over S seeds.
+
+    Args:
+        differences: (S,), in any unit.
+        confidence: how often such an interval holds the true mean, if differences are normal.
+
+    Returns:
+        Low and high in the same unit, both NaN for fewer than two differences.
+    """
+    values = _numpy(differences)
+    if len(values) < 2:
+        return np.nan, np.nan
+    mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
+    reach = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * error
+    return float(mean - reach), float(mean + reach)
+
+
 def _numpy(values: Array | Sequence) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)
+def _like(given: Array, result: np.ndarray) -> Array:
+    return torch.from_numpy(result).to(given.device) if isinstance(given, Tensor) else result
+
+
+def _area(low: np.ndarray, high: np.ndarray, inclusive: bool) -> np.ndarray:
+    """(..., 2) corners -> (...) areas, 0 where a side is negative."""
+    return (high - low + inclusive).clip(min=0).prod(axis=-1)
