@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from skimage import filters
 
 from wsol_utils import thresholds
-from wsol_utils.thresholds import PAPER_GRID, boundary_means, select
+from wsol_utils.thresholds import BOUNDARIES, PAPER_GRID, boundary_means, select
 
 KINDS = [np.asarray, torch.tensor]
 BOUNDARY = ["first_above_mean", "argmax", "mean_of_candidates", "nearest_to_mean", "mean_boundary_value"]
@@ -19,6 +20,30 @@ RULES = [*BOUNDARY, *SKIMAGE, "percentile", "fixed"]
 RINGS = np.full((1, 7, 7), 4.0)
 RINGS[0, 1:-1, 1:-1] = 2
 RINGS[0, 2:-2, 2:-2] = [[1, 3, 1], [3, 0, 3], [1, 3, 1]]
+RINGS_GRID = (0, 0.25, 0.5, 0.75, 1)
+RINGS_V = {
+    "8-neighbours": [
+        (24 * 4 + 4 * 3 + 4 * 1) / 32 / 4,  # the rim of the image and of the hole, diagonal neighbours too
+        (24 * 4 + 16 * 2 + 4 * 3) / 44 / 4,  # 1 is not above a quarter of 4; the second ring now has a hole beside it
+        (24 * 4 + 4 * 3) / 28 / 4,  # two components
+        1,  # 3 is not above three quarters of 4
+        math.nan,  # nothing is above the maximum
+    ],
+    "4-neighbours": [
+        (24 * 4 + 4 * 3) / 28 / 4,  # the rim of the image, and what shares a side with the hole
+        (24 * 4 + 8 * 2 + 4 * 3) / 36 / 4,  # two pixels of the second ring for each 1
+        (24 * 4 + 4 * 3) / 28 / 4,
+        1,
+        math.nan,
+    ],
+    "contour": [
+        (4 * 4 + 4 * 3) / 8 / 4,  # the image's corners, and the diamond around the hole
+        (4 * 4 + 4 * 3 + 4 * (2 + 2 + 3 + 3)) / 24 / 4,  # five holes: a diamond each, every 3 in three of them
+        (4 * 4 + 8 * 4 + 4 * 3 + 4 * 3) / 20 / 4,  # the outer ring's hole cuts its corners: 8 vertices; the 3s twice
+        1,
+        math.nan,
+    ],
+}
 
 # One row: every pixel is at the border, so V is the mean of what is above η.
 ROW = 2 * np.array([[[0.1, 0.1, 0.5, 0.5, 0.5, 0.7, 1, 1]]])
@@ -33,21 +58,60 @@ ROW_CHOICE = {
 }
 
 
-def means_by_loops(image, grid):
-    """V of one map (H, W), pixel by pixel."""
-    height, width = image.shape
+def pixels_by_loops(mask):
+    """The boundary of 8 neighbours, pixel by pixel."""
+    inside = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    around = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    return [(y, x) for y, x in inside if any((y + dy, x + dx) not in inside for dy, dx in around)]
+
+
+def pixels_by_erosion(mask):
+    cross = ndimage.generate_binary_structure(2, 1)
+    return np.argwhere(mask & ~ndimage.binary_erosion(mask, cross, border_value=0)).tolist()
+
+
+def vertices_by_sides(mask):
+    """The contours' vertices, by a walk along the sides between mask and outside that keeps outside on its left."""
+    inside = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    left = {(-1, 0), (1, 0), (0, -1), (0, 1)}  # where outside is, seen from the pixel
+    sides = {(y, x, dy, dx) for y, x in inside for dy, dx in left if (y + dy, x + dx) not in inside}
+    vertices = []
+    while sides:
+        side, walk = min(sides), []
+        while side in sides:  # once around
+            sides.remove(side)
+            y, x, dy, dx = side
+            ty, tx = dx, -dy  # ahead
+            walk.append((y, x))
+            if (y + ty + dy, x + tx + dx) in inside:  # ahead to the left: diagonal neighbours are connected
+                side = (y + ty + dy, x + tx + dx, -ty, -tx)
+            elif (y + ty, x + tx) in inside:
+                side = (y + ty, x + tx, dy, dx)
+            else:
+                side = (y, x, ty, tx)  # turn on the spot
+        chain = [p for p, before in zip(walk, walk[-1:] + walk[:-1], strict=True) if p != before] or walk[:1]
+        for p, before, after in zip(chain, chain[-1:] + chain[:-1], chain[1:] + chain[:1], strict=True):
+            straight = (p[0] - before[0], p[1] - before[1]) == (after[0] - p[0], after[1] - p[1])
+            if not straight or len(chain) == 1:
+                vertices.append(p)
+    return vertices
+
+
+BOUNDARY_OF = dict(zip(BOUNDARIES, (pixels_by_loops, pixels_by_erosion, vertices_by_sides), strict=True))
+
+
+def means_by_loops(image, grid, boundary="8-neighbours"):
+    """V of one map (H, W), mask by mask."""
     peak, means = image.max(), []
     for eta in grid:
-        mask = {(y, x) for y in range(height) for x in range(width) if peak > 0 and image[y, x] > eta * peak}
-        around = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-        edge = [p for p in mask if any((p[0] + dy, p[1] + dx) not in mask for dy, dx in around)]
-        means.append(sum(image[p] / peak for p in edge) / len(edge) if edge else math.nan)
+        edge = BOUNDARY_OF[boundary](image > eta * peak) if peak > 0 else []
+        means.append(sum(image[y, x] / peak for y, x in edge) / len(edge) if edge else math.nan)
     return means
 
 
-def select_by_loops(image, rule, grid):
+def select_by_loops(image, rule, grid, boundary="8-neighbours"):
     """The readings of Sec. 4.3, for one map (H, W)."""
-    v = means_by_loops(image, grid)
+    v = means_by_loops(image, grid, boundary)
     steps = [(grid[i], abs(v[i] - v[i - 1])) for i in range(1, len(grid))]
     steps = [(eta, d) for eta, d in steps if not math.isnan(d)]
     mean = sum(d for _, d in steps) / len(steps) if steps else math.inf
@@ -78,37 +142,61 @@ def test_paper_grid():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_boundary_of_rings(kind):
-    v = boundary_means(kind(RINGS), (0, 0.25, 0.5, 0.75, 1))
-    expected = [
-        (24 * 4 + 4 * 3 + 4 * 1) / 32 / 4,  # the rim of the image and of the hole, diagonal neighbours too
-        (24 * 4 + 16 * 2 + 4 * 3) / 44 / 4,  # 1 is not above a quarter of 4; the second ring now has a hole beside it
-        (24 * 4 + 4 * 3) / 28 / 4,  # two components
-        1,  # 3 is not above three quarters of 4
-        math.nan,  # nothing is above the maximum
-    ]
-    np.testing.assert_allclose(np.asarray(v), [expected])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_boundary_of_rings(boundary, kind):
+    v = boundary_means(kind(RINGS), RINGS_GRID, boundary)
+    assert isinstance(v, type(kind(RINGS)))
+    np.testing.assert_allclose(np.asarray(v), [RINGS_V[boundary]])
+    assert len({RINGS_V[name][1] for name in BOUNDARIES}) == 3  # the map tells the boundaries apart
+    if boundary == "8-neighbours":  # the default
+        np.testing.assert_array_equal(np.asarray(boundary_means(kind(RINGS), RINGS_GRID)), np.asarray(v))
 
 
+def test_a_vertex_counts_as_often_as_it_appears():
+    image = np.array([[[1, 0, 1], [0, 0.5, 0]]])  # there and back: the contour turns at 0.5 twice, at each 1 once
+    assert boundary_means(image, (0,), "contour").item() == (1 + 1 + 0.5 + 0.5) / 4
+    assert boundary_means(image, (0,), "8-neighbours").item() == pytest.approx((1 + 1 + 0.5) / 3)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", ["noise", "smooth", "coarse"])
-def test_boundary_means_against_loops(kind, dtype):
+def test_boundary_means_against_loops(kind, dtype, boundary):
     maps = random_maps(kind).astype(dtype)
-    v = boundary_means(maps)
-    assert v.shape == (6, 21)
-    np.testing.assert_allclose(v, [means_by_loops(image, PAPER_GRID) for image in maps], rtol=1e-6)
+    v = boundary_means(maps, boundary=boundary)
+    assert v.shape == (6, 21) and v.dtype == dtype
+    np.testing.assert_allclose(v, [means_by_loops(image, PAPER_GRID, boundary) for image in maps], rtol=1e-6)
     assert np.nanmin(v) >= 0 and np.nanmax(v) <= 1
 
 
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("value", [0.0, -3.0])
-def test_no_boundary_without_a_positive_value(value):
-    assert np.isnan(boundary_means(np.full((2, 3, 3), value))).all()
+def test_no_boundary_without_a_positive_value(value, boundary):
+    assert np.isnan(boundary_means(np.full((2, 3, 3), value), boundary=boundary)).all()
 
 
-def test_mask_is_taken_in_the_dtype_of_the_map():
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_boundary_of_very_small_maps(boundary):
+    for shape in ((1, 1, 1), (1, 1, 2), (1, 2, 1)):
+        assert boundary_means(np.ones(shape), (0, 0.5, 1), boundary).tolist()[0][:2] == [1, 1]
+
+
+@pytest.mark.parametrize("n", [11, 21, 101])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_any_number_of_candidates(boundary, n):
+    maps, grid = random_maps("smooth", n=2), np.linspace(0, 1, n)
+    v = boundary_means(maps, grid, boundary)
+    np.testing.assert_allclose(v, [means_by_loops(image, grid, boundary) for image in maps])
+    assert v.shape == (2, n) and np.isnan(v[:, -1]).all()
+    for rule in ("first_above_mean", "argmax", "nearest_to_mean"):
+        assert set(select(maps, rule, grid, boundary)) <= set(grid[1:])
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_mask_is_taken_in_the_dtype_of_the_map(boundary):
     image = np.array([[[1, 0.3, 0.1]]], dtype=np.float32)  # as a double, float32's 0.3 is above 0.3
-    assert boundary_means(image, (0.3,)).item() == 1
-    assert boundary_means(image.astype(np.float64), (0.3,)).item() == pytest.approx(0.65)
+    assert boundary_means(image, (0.3,), boundary).item() == 1
+    assert boundary_means(image.astype(np.float64), (0.3,), boundary).item() == pytest.approx(0.65)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,6 +207,25 @@ def test_rules_by_hand(rule, kind):
     d = thresholds.boundary_differences(boundary_means(row, ROW_GRID))
     np.testing.assert_allclose(np.asarray(d), [[math.nan, 0.15, 0, 0.2, 0.1, math.nan]], atol=1e-12)
     assert select(row, rule, ROW_GRID).tolist() == pytest.approx([ROW_CHOICE[rule]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("boundary", "first"),
+    [
+        ("8-neighbours", 0.5),  # D = 0.080, 0.169, 0.036; their mean is 0.095
+        ("4-neighbours", 0.25),  # D = 0.103, 0.103, 0.036; 0.081
+        ("contour", 0.25),  # D = 0.167, 0.192, 0.1; 0.153
+    ],
+)
+def test_rules_at_each_boundary_by_hand(boundary, first, kind):
+    rings = kind(RINGS)
+    chosen = thresholds.select_all(rings, ["first_above_mean", "mean_boundary_value", "fixed"], RINGS_GRID, boundary)
+    assert chosen["first_above_mean"].tolist() == [first]
+    assert chosen["mean_boundary_value"].tolist() == pytest.approx([sum(RINGS_V[boundary][:4]) / 4])
+    assert chosen["fixed"].tolist() == pytest.approx([0.2])
+    for rule, eta in chosen.items():
+        assert select(rings, rule, RINGS_GRID, boundary).tolist() == eta.tolist()
 
 
 def test_a_difference_equal_to_the_mean_is_not_above_it():
@@ -135,31 +242,36 @@ def test_the_hand_worked_map_tells_the_rules_apart():
     assert select(ROW, candidates=ROW_GRID)[0] == ROW_CHOICE["first_above_mean"]  # the default
 
 
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("kind", ["noise", "smooth"])
 @pytest.mark.parametrize("rule", BOUNDARY)
-def test_rules_against_loops(rule, kind):
+def test_rules_against_loops(rule, kind, boundary):
     maps = random_maps(kind, n=12, seed=1)
     for grid in (PAPER_GRID, [0.03 * i for i in range(5, 30)]):
-        expected = [select_by_loops(image, rule, grid) for image in maps]
+        expected = [select_by_loops(image, rule, grid, boundary) for image in maps]
         assert len(set(expected)) > 2  # else the maps would test nothing
-        np.testing.assert_allclose(select(maps, rule, grid), expected, atol=1e-12)
+        np.testing.assert_allclose(select(maps, rule, grid, boundary), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("image", [np.zeros((1, 4, 4)), np.full((1, 4, 4), -2.0), -np.eye(4)[None]])
-def test_nothing_positive_gives_zero(rule, image):
-    assert select(image, rule).tolist() == [0]
+def test_nothing_positive_gives_zero(rule, image, boundary):
+    assert select(image, rule, boundary=boundary).tolist() == [0]
 
 
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "fixed"])
-def test_constant_map_gives_zero(rule):
-    assert select(np.full((1, 4, 4), 0.7), rule).tolist() == [0]  # every D is 0: none is above their mean
+def test_constant_map_gives_zero(rule, boundary):
+    image = np.full((1, 4, 4), 0.7)
+    assert select(image, rule, boundary=boundary).tolist() == [0]  # every D is 0: none is above their mean
 
 
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("rule", BOUNDARY)
-def test_two_valued_map_gives_zero(rule):
+def test_two_valued_map_gives_zero(rule, boundary):
     """Every threshold gives the same mask; 0 keeps it."""
-    assert select(np.eye(5)[None], rule).tolist() == [0]
+    assert select(np.eye(5)[None], rule, boundary=boundary).tolist() == [0]
 
 
 @pytest.mark.parametrize("rule", BOUNDARY)
@@ -216,22 +328,30 @@ def test_kinds_and_dtypes(rule, dtype):
     assert select(maps[:0], rule).shape == (0,)
 
 
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_kinds_and_dtypes_of_boundary_means(dtype):
+def test_kinds_and_dtypes_of_boundary_means(dtype, boundary):
     maps = random_maps("smooth").astype(dtype)
-    array, tensor = boundary_means(maps), boundary_means(torch.tensor(maps))
+    array = boundary_means(maps, boundary=boundary)
+    tensor = boundary_means(torch.tensor(maps, requires_grad=True), boundary=boundary)
     assert isinstance(array, np.ndarray) and isinstance(tensor, torch.Tensor)
+    assert array.dtype == ("float64" if dtype == "float64" else "float32")
+    assert np.nanmin(array) >= 0 and np.nanmax(array) <= 1
     assert np.array_equal(array, tensor.numpy(), equal_nan=True)
-    assert boundary_means(maps[:0]).shape == (0, 21)
+    assert boundary_means(maps[:0], boundary=boundary).shape == (0, 21)
 
 
-def test_any_memory_layout():
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_any_memory_layout(boundary):
     maps = random_maps("smooth")
     frozen = maps.copy()
     frozen.flags.writeable = False
     for view in (maps[:, ::-1], maps[::2], maps.transpose(0, 2, 1), frozen):
         for rule in ("first_above_mean", "otsu"):
-            assert np.array_equal(select(view, rule), select(view.copy(), rule))
+            assert np.array_equal(select(view, rule, boundary=boundary), select(view.copy(), rule, boundary=boundary))
+    view = torch.tensor(maps).mT
+    expected = boundary_means(view.contiguous(), boundary=boundary)
+    torch.testing.assert_close(boundary_means(view, boundary=boundary), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +374,16 @@ def test_refuses_what_is_not_a_finite_float(kind, bad):
             select(kind(maps), rule)
     with pytest.raises(ValueError, match="floating point"):
         boundary_means(kind(maps))
+
+
+@pytest.mark.parametrize("name", ["8-neighbors", "", None])
+def test_refuses_unknown_boundaries(name):
+    listed = f"boundary {name!r}; choose one of 8-neighbours, 4-neighbours, contour"
+    with pytest.raises(ValueError, match=listed):
+        boundary_means(ROW, boundary=name)
+    for rule in ("first_above_mean", "fixed"):  # even where it plays no part
+        with pytest.raises(ValueError, match=listed):
+            select(ROW, rule, boundary=name)
 
 
 def test_refuses_unknown_rules_and_shapes():

@@ -6,6 +6,7 @@ Tensors on any device and numpy arrays are accepted, and the same kind is return
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from skimage import filters
@@ -15,6 +16,13 @@ Array = Tensor | np.ndarray
 
 PAPER_GRID = tuple(i / 20 for i in range(21))  # Sec. 5: "from the set of [0, 0.05, ..., 1]"
 FIXED = 0.20  # the usual share of the maximum (Zhou et al. 2016)
+
+# What counts as the mask's boundary; the paper does not say. Beyond the image's border is outside.
+BOUNDARIES = (
+    "8-neighbours",  # its pixels with one of their 8 neighbours outside
+    "4-neighbours",  # its pixels with one of their 4 neighbours outside
+    "contour",  # the vertices of OpenCV's contours, as Choe et al. 2020 and Bae et al. 2020 extract them
+)
 
 # The readings of Sec. 4.3 and Fig. 3: D, mean of D (the blue line), V, candidates, each of one map -> η.
 BOUNDARY_RULES = {
@@ -37,32 +45,32 @@ IMAGE_RULES = {
 RULES = ("fixed", *BOUNDARY_RULES, *IMAGE_RULES)
 
 
-def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID) -> Array:
+def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID, boundary: str = "8-neighbours") -> Array:
     """V: the mean of each map on the boundary of its mask, for every candidate threshold (Sec. 4.3).
 
-    The boundary is made of the mask's pixels with one of their 8 neighbours outside the mask; beyond
-    the image's border is outside. All components count, and the rims of holes.
+    All components count, and the rims of holes. A vertex counts once for every time a contour turns there.
 
     Args:
         maps: (B, H, W).
         candidates: K thresholds, fractions of each map's maximum.
+        boundary: one of `BOUNDARIES`; "contour" takes the masks one by one, on the CPU.
 
     Returns:
         (B, K), of maps divided by their maximum, hence in [0, 1]; NaN where the mask is empty.
 
     Raises:
-        ValueError: if the maps are not (B, H, W), floating point and finite.
+        ValueError: if the boundary is unknown, or the maps are not (B, H, W), floating point and finite.
     """
+    _one_of("boundary", boundary, BOUNDARIES)
     values = _floating(maps)
     grid, order = torch.tensor([float(eta) for eta in candidates], dtype=values.dtype, device=values.device).sort()
     peak = values.amax(dim=(1, 2))[:, None]  # (B, 1)
-    # A pixel lies on the boundary from the first cut that reaches its lowest neighbour up to its own value:
-    # the pixel is above the cut, the neighbour is not. So every pixel adds its value to a run of candidates.
-    own, lowest = values.flatten(1), _lowest_neighbour(values).flatten(1)  # (B, H·W)
+    shares = values.double() / peak[:, :, None]
     cuts = grid * peak  # (B, K), in the maps' dtype
-    start, stop = torch.searchsorted(cuts, lowest), torch.searchsorted(cuts, own)
-    count = _runs(start, stop, torch.ones_like(own, dtype=torch.int64), len(grid))
-    total = _runs(start, stop, own.double() / peak, len(grid))
+    if boundary == "contour":
+        total, count = _over_vertices(values, shares, cuts)
+    else:
+        total, count = _over_pixels(values, shares, cuts, diagonals=boundary == "8-neighbours")
     means = torch.where((count > 0) & (peak > 0), (total / count).clamp(max=1), torch.nan)[:, order.argsort()]
     return _like(maps, means.to(torch.promote_types(values.dtype, torch.float32)))
 
@@ -80,7 +88,12 @@ def boundary_differences(means: Array) -> Array:
     return _like(means, torch.cat([torch.full_like(v[:, :1], torch.nan), v.diff(dim=1).abs()], dim=1))
 
 
-def select(maps: Array, rule: str = "first_above_mean", candidates: Sequence[float] = PAPER_GRID) -> Array:
+def select(
+    maps: Array,
+    rule: str = "first_above_mean",
+    candidates: Sequence[float] = PAPER_GRID,
+    boundary: str = "8-neighbours",
+) -> Array:
     """One threshold per map, chosen without ground truth (Sec. 4.3).
 
     Args:
@@ -88,24 +101,30 @@ def select(maps: Array, rule: str = "first_above_mean", candidates: Sequence[flo
         rule: "first_above_mean", the default reading of Fig. 3's blue line: the smallest η whose D
             exceeds the mean of D; or another of `RULES`.
         candidates: K thresholds in ascending order; only the rules of Sec. 4.3 use them.
+        boundary: one of `BOUNDARIES`; only the rules of Sec. 4.3 use it.
 
     Returns:
         (B,), fractions of each map's maximum; 0 where nothing can be chosen (no positive value, no D
         above the mean).
 
     Raises:
-        ValueError: if the rule is unknown, or the maps are not (B, H, W), floating point and finite.
+        ValueError: if the rule or the boundary is unknown, or the maps are not (B, H, W), floating point and finite.
     """
-    return select_all(maps, [rule], candidates)[rule]
+    return select_all(maps, [rule], candidates, boundary)[rule]
 
 
-def select_all(maps: Array, rules: Sequence[str], candidates: Sequence[float] = PAPER_GRID) -> dict[str, Array]:
+def select_all(
+    maps: Array,
+    rules: Sequence[str],
+    candidates: Sequence[float] = PAPER_GRID,
+    boundary: str = "8-neighbours",
+) -> dict[str, Array]:
     """What `select` chooses by each of several rules; those of Sec. 4.3 share one computation of V."""
     for rule in rules:
-        if rule not in RULES:
-            raise ValueError(f"unknown threshold rule {rule!r}; choose one of {', '.join(RULES)}")
+        _one_of("threshold rule", rule, RULES)
+    _one_of("boundary", boundary, BOUNDARIES)
     values = _floating(maps)
-    means = torch.as_tensor(boundary_means(values, candidates)) if set(rules) & set(BOUNDARY_RULES) else None
+    means = boundary_means(values, candidates, boundary) if set(rules) & set(BOUNDARY_RULES) else None
     chosen = {}
     for rule in rules:
         if rule == "fixed":
@@ -119,11 +138,34 @@ def select_all(maps: Array, rules: Sequence[str], candidates: Sequence[float] = 
     return chosen
 
 
-def _lowest_neighbour(values: Tensor) -> Tensor:
-    """(B, H, W) -> (B, H, W), the least of each pixel and its 8 neighbours; -inf beyond the border."""
+def _over_pixels(values: Tensor, shares: Tensor, cuts: Tensor, diagonals: bool) -> tuple[Tensor, Tensor]:
+    """(B, K) ascending cuts -> (B, K) twice, the sum of the shares on the boundary and its pixels' number."""
+    # A pixel lies on the boundary from the first cut that reaches its lowest neighbour up to its own value:
+    # the pixel is above the cut, the neighbour is not. So every pixel adds its share to a run of candidates.
+    own, lowest = values.flatten(1), _lowest_neighbour(values, diagonals).flatten(1)  # (B, H·W)
+    start, stop = torch.searchsorted(cuts, lowest), torch.searchsorted(cuts, own)
+    total = _runs(start, stop, shares.flatten(1), cuts.shape[1])
+    return total, _runs(start, stop, torch.ones_like(start), cuts.shape[1])
+
+
+def _over_vertices(values: Tensor, shares: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K) cuts -> (B, K) twice, the sum of the shares at the contours' vertices and their number."""
+    total, count = np.zeros(cuts.shape), np.zeros(cuts.shape, dtype=np.int64)
+    for b, (image, share, levels) in enumerate(zip(values.cpu(), shares.cpu().numpy(), cuts.cpu(), strict=True)):
+        for k, mask in enumerate((image > levels[:, None, None]).byte().numpy()):
+            contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+            if contours:
+                x, y = np.concatenate(contours).reshape(-1, 2).T
+                total[b, k], count[b, k] = share[y, x].sum(), len(x)
+    return torch.from_numpy(total).to(values.device), torch.from_numpy(count).to(values.device)
+
+
+def _lowest_neighbour(values: Tensor, diagonals: bool) -> Tensor:
+    """(B, H, W) -> (B, H, W), the least of each pixel and its 8 or 4 neighbours; -inf beyond the border."""
     padded = torch.nn.functional.pad(values, (1, 1, 1, 1), value=-torch.inf)
     row = torch.minimum(torch.minimum(padded[:, :, :-2], padded[:, :, 1:-1]), padded[:, :, 2:])
-    return torch.minimum(torch.minimum(row[:, :-2], row[:, 1:-1]), row[:, 2:])
+    beside = row if diagonals else padded[:, :, 1:-1]  # of the rows above and below
+    return torch.minimum(torch.minimum(beside[:, :-2], row[:, 1:-1]), beside[:, 2:])
 
 
 def _runs(start: Tensor, stop: Tensor, amount: Tensor, length: int) -> Tensor:
@@ -149,6 +191,11 @@ def _by_histogram(image: np.ndarray, rule) -> float:
     if peak <= 0 or image.min() == peak:  # nothing positive, or constant: no threshold separates anything
         return 0.0
     return float(np.clip(rule(image / peak), 0, 1))
+
+
+def _one_of(kind: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(names)}")
 
 
 def _floating(maps: Array) -> Tensor:
