@@ -40,7 +40,13 @@ def small(classes=4, pool="gap", seed=0):
 
 @pytest.mark.parametrize(
     "backbone, side, channels, cells",
-    [("vgg16", 224, 512, 14), ("squeezenet1_1", 224, 512, 13), ("resnet50", 64, 2048, 2), ("small_vgg", 96, 128, 12)],
+    [
+        ("vgg16", 224, 512, 14),
+        ("vgg16_conv6", 64, 1024, 4),
+        ("squeezenet1_1", 224, 512, 13),
+        ("resnet50", 64, 2048, 2),
+        ("small_vgg", 96, 128, 12),
+    ],
 )  # pool5 of VGG-16 is dropped: with it there would be 7 cells
 def test_shapes(backbone, side, channels, cells):
     model = models.build(backbone, 5, "wgap").eval()
@@ -57,6 +63,16 @@ def test_new_head_is_as_the_reference_code_bases_have_it():
     assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)  # 51,200 numbers: deviation 0.3 %
     assert head.weight.mean().abs() < 3e-4
     assert not head.bias.any()
+
+
+def test_conv6_is_new_he_initialised_and_learns_with_the_head():
+    model = models.build("vgg16_conv6", 5, "gap")
+    conv6 = model.backbone.conv6
+    assert conv6.weight.std().item() == pytest.approx((2 / (1024 * 9)) ** 0.5, rel=0.01)  # fan-out: 1024 maps of 3×3
+    assert not conv6.bias.any()
+    new = {name for name, p in model.named_parameters() if any(p is q for q in model.new_parameters())}
+    assert new == {"head.weight", "head.bias", "backbone.conv6.weight", "backbone.conv6.bias"}
+    assert [name for name, _ in models.build("vgg16", 5, "gap").head.named_parameters()] == ["weight", "bias"]
 
 
 def test_logits_are_the_head_on_the_pooled_features():
@@ -124,7 +140,9 @@ def test_a_network_without_a_map_of_its_own_is_refused(backbone):
 
 @pytest.mark.parametrize("make", [lambda: models.build("vgg61", 3, "gap"), lambda: models.build_as_it_stands("vgg61")])
 def test_unknown_backbone(make):
-    with pytest.raises(ValueError, match=r"unknown backbone 'vgg61'.*vgg16, squeezenet1_1, resnet50, small_vgg"):
+    with pytest.raises(
+        ValueError, match=r"unknown backbone 'vgg61'.*vgg16, vgg16_conv6, squeezenet1_1, resnet50, small_vgg"
+    ):
         make()
 
 

@@ -35,6 +35,11 @@ class Localizer(nn.Module):
         """(K, C), the head's row for each class: the w of Eq. 2."""
         return self.head.weight
 
+    def new_parameters(self) -> list[nn.Parameter]:
+        """Those that no pre-training has seen, the head's and conv6's: they learn faster than the backbone."""
+        conv6 = getattr(self.backbone, "conv6", nn.Identity())
+        return [*self.head.parameters(), *conv6.parameters()]
+
     def forward(self, images: Tensor) -> Output:
         """(B, 3, H, W) -> logits (B, K), features (B, C, H', W')."""
         features = self.backbone(images)
@@ -95,9 +100,18 @@ def _resnet_body(network: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict((name, getattr(network, name)) for name in names))
 
 
+def _conv6_body(network: nn.Module) -> nn.Module:
+    conv6 = nn.Conv2d(512, 1024, 3, padding=1)
+    nn.init.kaiming_normal_(conv6.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(conv6.bias)
+    return nn.Sequential(OrderedDict(features=network.features[:-1], conv6=conv6, relu=nn.ReLU(inplace=True)))
+
+
 BACKBONES = {
     # conv5_3 + ReLU is the last layer, pool5 is dropped: 224 px -> 14×14
     "vgg16": Backbone(torchvision.models.vgg16, lambda net: net.features[:-1], ("features.",), 512, None),
+    # with one more 3×3 convolution to 1024 channels, as wsolevaluation and rethinkingCAM have it
+    "vgg16_conv6": Backbone(torchvision.models.vgg16, _conv6_body, ("features.",), 1024, None),
     "squeezenet1_1": Backbone(
         torchvision.models.squeezenet1_1,
         lambda net: net.features,
