@@ -75,7 +75,7 @@ def equal(a, b):
     "values, message",
     [
         ({"optimizer": "adam"}, "unknown optimizer 'adam'; choose one of sgd, adamw"),
-        ({"schedule": "cosine"}, "unknown schedule 'cosine'; choose one of constant, onecycle"),
+        ({"schedule": "cosine"}, "unknown schedule 'cosine'; choose one of constant, onecycle, steps"),
     ],
 )
 def test_unknown_words(values, message):
@@ -91,6 +91,9 @@ def test_rates():
     assert rate_factor("onecycle", 0.3) == pytest.approx(1)
     assert rate_factor("onecycle", 0.65) == pytest.approx(0.5)  # half way down, cosine
     assert rate_factor("onecycle", 1) == pytest.approx(0, abs=1e-12)
+    assert [rate_factor("steps", at / 200) for at in (0, 59, 60, 120, 180, 199)] == pytest.approx(
+        [1, 1, 0.1, 0.01, 0.001, 0.001]
+    )
 
 
 def test_the_schedule_runs_through_all_steps(photographs, tmp_path, monkeypatch):

@@ -224,9 +224,14 @@ def train_transform(resize: int = 256, crop: int = 224, padding: int = 0) -> v2.
     return v2.Compose([v2.Resize((resize, resize)), cropped, v2.RandomHorizontalFlip(), *_to_float()])
 
 
-def test_transform(size: int = 224) -> v2.Compose:
-    """Square resize (aspect not kept), normalised by ImageNet's statistics."""
-    return v2.Compose([v2.Resize((size, size)), *_to_float()])
+def test_transform(size: int = 224, resize: int = 0) -> v2.Compose:
+    """Square resize (aspect not kept), normalised by ImageNet's statistics.
+
+    Args:
+        resize: of the frame whose centre is cropped to `size` (rethinkingCAM: 256); 0 to crop nothing.
+    """
+    frame = resize or size
+    return v2.Compose([v2.Resize((frame, frame)), v2.CenterCrop(size), *_to_float()])
 
 
 def _to_float() -> list[v2.Transform]:
