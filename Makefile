@@ -6,6 +6,8 @@
 
 PYTHON ?= python3
 RESULTS ?= results
+PARAMETERS := DATASET PROFILE DATA_ROOT WEIGHTS BACKBONE SEEDS POOLINGS TEMPERATURE RESULTS \
+	PROTOCOL FEATURES NORMALIZATION RESOLUTION INTERPOLATION COMPONENT BOUNDARY CANDIDATES
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 
@@ -15,8 +17,7 @@ export TQDM_DISABLE = 1
 .PHONY: reproduce test notebooks reference lab clean
 
 reproduce: $(INSTALLED)
-	@$(VENV_PYTHON) -m doit --file dodo.py run DATASET="$(DATASET)" PROFILE="$(PROFILE)" DATA_ROOT="$(DATA_ROOT)" \
-		WEIGHTS="$(WEIGHTS)" BACKBONE="$(BACKBONE)" SEEDS="$(SEEDS)" POOLINGS="$(POOLINGS)" RESULTS="$(RESULTS)"
+	@$(VENV_PYTHON) -m doit --file dodo.py run $(foreach name,$(PARAMETERS),$(name)="$($(name))")
 
 test: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest tests

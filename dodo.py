@@ -19,18 +19,27 @@ ROOT = Path(__file__).resolve().parent
 ROAD = {  # notebook -> what it writes for a data set
     "01_dataset_preparation": ["annotations.csv"],
     "02_finetune_wgap": ["seed{seed}/networks.csv", "seed{seed}/{pooling}.safetensors"],
-    "03_cam_recombination": ["seed{seed}/recombination.csv", "seed{seed}/predictions_{pooling}.npz"],
-    "04_threshold_selection": ["seed{seed}/thresholds.csv"],
-    "05_tables": ["metrics.csv", "table.csv", "table.md"],
+    "03_cam_recombination": [
+        "seed{seed}/recombination.csv", "seed{seed}/predictions_{pooling}.npz", "seed{seed}/channels.csv",
+        "seed{seed}/features.csv",
+    ],
+    "04_threshold_selection": [
+        "seed{seed}/thresholds.csv", "seed{seed}/failures.csv", "seed{seed}/conventions.csv",
+        "seed{seed}/protocols.csv", "seed{seed}/max_box_acc.csv",
+    ],
+    "05_tables": ["metrics.csv", "table.csv", "table.md", "seeds.csv", "differences.csv"],
     "06_figures": ["fig2.png", "fig3.png", "fig4.png"],
-}
+}  # fmt: skip
 INDEX_FILES = ("images.txt", "LOC_val_solution.csv", "wnids.txt")  # of the data set's own folder
 
 os.chdir(ROOT)
 os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep: a busy machine is not slowed manifold
 
-NAMES = ("profile", "data_root", "weights", "backbone", "seeds", "poolings", "results")
+NAMES = (
+    "profile", "data_root", "weights", "backbone", "seeds", "poolings", "temperature", "results",
+    "protocol", "features", "normalization", "resolution", "interpolation", "component", "boundary", "candidates",
+)  # fmt: skip
 GIVEN = {name: get_var(name.upper(), "") for name in NAMES}
 GIVEN = {name: value for name, value in GIVEN.items() if value}
 PROFILE = GIVEN.get("profile", "sample")

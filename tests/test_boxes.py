@@ -1,15 +1,19 @@
-"""The largest component's box, against hand-worked maps and scikit-image."""
+"""The largest component's box, against hand-worked maps, SciPy's labels and the rule for a contour's area."""
 
+from collections import Counter
+
+import cv2
 import numpy as np
 import pytest
 import torch
-from skimage import filters, measure
+from scipy import ndimage
 
-from wsol_utils.boxes import largest_box, largest_boxes
+from wsol_utils.boxes import contour_boxes, contours, largest_box, largest_boxes
 
 KINDS = [np.asarray, torch.tensor]
 GRID = tuple(i / 20 for i in range(21))
 NOTHING = [0, 0, 0, 0]
+EIGHT = np.ones((3, 3))
 
 
 def draw(*rows):
@@ -17,20 +21,25 @@ def draw(*rows):
     return np.array([[[{"#": 1.0, "+": 0.5}.get(c, 0.0) for c in row] for row in rows]])
 
 
-def by_scikit_image(image, eta):
-    """The mask in the map's dtype, then the component with most pixels, a tie to the first (y, x)."""
-    regions = measure.regionprops(measure.label(image > image.dtype.type(eta) * image.max(), connectivity=2))
-    if not regions:
-        return NOTHING
-    y0, x0, y1, x1 = min(regions, key=lambda r: (-len(r.coords), min(map(tuple, r.coords)))).bbox
-    return [x0, y0, x1, y1]
+def components(mask):
+    """Each 8-connected component (H, W) bool with its half-open box, in the row-major order of first pixels."""
+    labels, n = ndimage.label(mask, EIGHT)
+    for k in sorted(range(1, n + 1), key=lambda k: np.flatnonzero(labels == k)[0]):
+        y, x = np.nonzero(labels == k)
+        yield labels == k, [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+def by_labelling(image, eta):
+    """The mask in the map's dtype, labelled on its own; `max` keeps the first of a tie."""
+    found = components(image > image.dtype.type(eta) * image.max())
+    return max(found, key=lambda one: np.count_nonzero(one[0]), default=(None, NOTHING))[1]
 
 
 def random_maps(kind, n=5):
     """Noise, or smooth as a CAM is; sparse ones have many small components of one size."""
     rng = np.random.default_rng(0)
     maps = rng.normal(size=(n, 17, 19))
-    smooth = filters.gaussian(maps, (0, 1.5, 1.5))
+    smooth = ndimage.gaussian_filter(maps, (0, 1.5, 1.5))
     return {"noise": maps, "smooth": smooth, "sparse": np.round(rng.uniform(0, 0.7, maps.shape))}[kind]
 
 
@@ -54,6 +63,92 @@ SHAPES = {
     "tie: joined later": (["...#.#", ".#.#.#", ".#.#.#", "..#..#", ".....#", ".....#"], [1, 0, 4, 4]),
     "nothing": (["....", "...."], NOTHING),
 }
+
+
+# What OpenCV's contours enclose, through pixel centres: (w - 1)(h - 1) of a rectangle; boxes are half-open.
+CONTOURS = {
+    "whole image": (["###", "###"], [0, 0, 3, 2]),
+    # the ring has 12 pixels and its hole is filled, 3 · 3; the block has 14, and 6 · 1
+    "a hole is filled": (["####...", "#..#...", "#..#...", "####...", ".......", "#######", "#######"], [0, 0, 4, 4]),
+    # 7 pixels enclose nothing, 4 pixels enclose 1
+    "a line encloses nothing": (["#######", ".......", "##.....", "##....."], [0, 2, 2, 4]),
+    # 12 pixels enclose 5 blocks and half of each corner's, 7; 14 pixels enclose 6
+    "halves": ([".##....", "####...", "####...", ".##....", ".......", "#######", "#######"], [0, 0, 4, 4]),
+    "inside a hole": (["#####", "#...#", "#.#.#", "#...#", "#####"], [0, 0, 5, 5]),
+    # a tie goes to the first of OpenCV's list, not to the first in row-major order
+    "tie": (["##.##", "##.##"], [3, 0, 5, 2]),
+    "tie of lines": (["###...", "......", "...###"], [3, 2, 6, 3]),
+    "nothing": (["....", "...."], NOTHING),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CONTOURS)
+def test_largest_contour_by_hand(name, kind):
+    rows, expected = CONTOURS[name]
+    assert largest_boxes(kind(draw(*rows)), [0.2], "contour").tolist() == [[expected]]
+    assert largest_box(kind(draw(*rows)), [0.2], "contour").tolist() == [expected]
+    (found,) = contour_boxes(draw(*rows)[0], [0.2])
+    assert found[0].tolist() == expected  # the largest contour's first
+
+
+def test_contours_by_hand():
+    rectangles, areas = contours(draw("####..", "#..#.#", "#..###", "####..", "......", "##....")[0] > 0)
+    # the ring, filled, 3 · 3; its tail turns within three blocks of three pixels
+    assert (rectangles[0].tolist(), areas[0]) == ([0, 0, 6, 4], 9 + 3 / 2)
+    # its hole's contour runs along the ring's pixels, corners cut: 3 · 3 less 4 · 1/2
+    assert (rectangles[1].tolist(), areas[1]) == ([0, 0, 4, 4], 7)
+    assert (rectangles[2].tolist(), areas[2]) == ([0, 5, 2, 6], 0)  # the line
+    assert len(areas) == 3
+
+
+def filled_area(component):
+    """2×2 blocks wholly inside, plus half of those with three pixels inside; holes count as filled."""
+    filled = ndimage.binary_fill_holes(component).astype(int)
+    inside = filled[:-1, :-1] + filled[1:, :-1] + filled[:-1, 1:] + filled[1:, 1:]
+    return np.count_nonzero(inside == 4) + np.count_nonzero(inside == 3) / 2
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.65, 0.85])
+def test_contours_of_random_masks(share):
+    """The outer contours are those of the 8-connected components, the others run along holes."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        mask = rng.random(rng.integers(1, 14, 2)) < share
+        rectangles, areas = contours(mask)
+        found = Counter((*box, area) for box, area in zip(rectangles.tolist(), areas.tolist(), strict=True))
+        outer = Counter((*box, filled_area(component)) for component, box in components(mask))
+        assert outer <= found
+        holes = ndimage.label(~np.pad(mask, 1))[1] - 1  # 4-connected, without the outside
+        assert found.total() == outer.total() + holes
+        assert (np.diff(areas) <= 0).all()
+
+
+def test_contour_boxes_are_those_of_each_mask():
+    image = random_maps("smooth", 1)[0].astype(np.float32)
+    found = contour_boxes(image, GRID)
+    for eta, several in zip(GRID[:-1], found, strict=False):
+        np.testing.assert_array_equal(several, contours(image > np.float32(eta) * image.max())[0])
+    assert len(found) == 21 and found[-1].tolist() == [NOTHING]  # nothing is above the maximum
+    assert len({len(several) for several in found}) > 2
+    twice = contour_boxes(image, [0.3, 0.3, 0.9])
+    assert twice[0] is twice[1] and twice[0] is not twice[2]
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "sparse"])
+def test_the_largest_contour_is_the_first_that_opencv_finds_so_large(kind):
+    maps = random_maps(kind)
+    for image, boxes in zip(maps, largest_boxes(maps, GRID, "contour"), strict=True):
+        for eta, box in zip(GRID, boxes.tolist(), strict=True):
+            mask = (image > eta * image.max()).astype(np.uint8)
+            found, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+            x, y, w, h = cv2.boundingRect(max(found, key=cv2.contourArea)) if found else NOTHING
+            assert box == [x, y, x + w, y + h]
+
+
+def test_unknown_component():
+    with pytest.raises(ValueError, match="unknown component 'contours'; choose one of pixels, contour"):
+        largest_boxes(np.ones((1, 2, 2)), [0.2], "contours")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,16 +185,29 @@ def test_mask_is_computed_in_the_dtype_of_the_map(dtype, thresholds):
     assert float(image[0, 0, 0]) > 0.3  # rounding in float16 and in float32 goes up
     assert largest_boxes(image, thresholds).tolist() == [[[1, 0, 2, 1]]]
     assert largest_boxes(image.astype(np.float64), thresholds).tolist() == [[[0, 0, 2, 1]]]
+    assert [box.tolist() for box in contour_boxes(image[0], np.asarray(thresholds))] == [[[1, 0, 2, 1]]]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("kind", ["noise", "smooth", "sparse"])
-def test_agrees_with_scikit_image(kind, dtype):
+def test_agrees_with_labelling_each_mask(kind, dtype):
     maps = random_maps(kind).astype(dtype)
-    expected = [[by_scikit_image(image, eta) for eta in GRID] for image in maps]
+    expected = [[by_labelling(image, eta) for eta in GRID] for image in maps]
     assert largest_boxes(maps, GRID).tolist() == expected
-    flipped = maps.transpose(0, 2, 1)
-    assert largest_boxes(flipped, [0.3]).tolist() == [[by_scikit_image(image, 0.3)] for image in flipped]
+    turned = maps.transpose(0, 2, 1)
+    assert largest_boxes(turned, [0.3]).tolist() == [[by_labelling(image, 0.3)] for image in turned]
+
+
+def test_agrees_with_labelling_where_sizes_tie():
+    """Hundreds of small maps of a few levels, of any shape: components of one size are common."""
+    rng, ties = np.random.default_rng(0), 0
+    for _ in range(400):
+        image = rng.choice([0.0, 0.25, 0.5, 1.0], rng.integers(1, 9, 2), p=[0.55, 0.15, 0.15, 0.15])
+        eta = [0, 0.25, 0.4, 0.5, 1]
+        assert largest_boxes(image[None], eta).tolist() == [[by_labelling(image, one) for one in eta]]
+        sizes = sorted(np.count_nonzero(component) for component, _ in components(image > 0.25 * image.max()))
+        ties += len(sizes) > 1 and sizes[-1] == sizes[-2]
+    assert ties > 50
 
 
 @pytest.mark.parametrize("kind", ["noise", "smooth", "sparse"])

@@ -1,5 +1,6 @@
 """Eqs. 2 and 3, normalisation and upsampling, against loops and answers worked out by hand."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from wsol_utils import cam
 
 KINDS = [np.asarray, torch.tensor]
-RECOMBINATIONS = ["signed", "positive", "absolute"]
+RECOMBINATIONS = ["signed", "positive", "absolute", "absolute_maps"]
 quick = settings(max_examples=40, deadline=None, database=None, derandomize=True)
 
 
@@ -34,21 +35,41 @@ def test_eqs_2_and_3_after_a_relu(features, weights):
     for i in range(2):
         m_p, m_n = parts(features[i], weights[i])
         expected = {"signed": m_p + m_n, "positive": m_p, "absolute": m_p + np.abs(m_n)}
+        expected["absolute_maps"] = expected["absolute"]  # Eq. 3: both sides are equal where no feature is negative
         for name, answer in expected.items():
             np.testing.assert_allclose(cam.activation_map(features, weights, name)[i], answer, atol=1e-9)
 
 
-def test_signed_features_sum_the_absolute_weights():
-    features = np.random.default_rng(0).normal(size=(1, 5, 3, 4))
-    weights = np.array([[1.0, -2.0, 3.0, -0.5, -1.5]])
-    m_p, m_n = parts(features[0], weights[0])
-    m = cam.activation_map(features, weights)[0]
-    np.testing.assert_allclose(m, sum(abs(w) * f for w, f in zip(weights[0], features[0], strict=True)))
-    assert not np.allclose(m, m_p + np.abs(m_n))  # the right side of Eq. 3, not its left side
+def test_the_two_sides_of_eq_3_differ_for_signed_features():
+    features = np.array([[[[1.0, -2.0]], [[3.0, -1.0]], [[-2.0, 1.0]]]])  # three channels of 1×2
+    weights = np.array([[2.0, -1.0, -2.0]])
+    # M_p = 2 · [1, -2]; M_n = -[3, -1] - 2 · [-2, 1] = [1, -1]
+    expected = {"signed": [3, -5], "positive": [2, -4], "absolute": [2 - 1, -4 + 1], "absolute_maps": [2 + 1, -4 + 1]}
+    assert {how: cam.activation_map(features, weights, how)[0, 0].tolist() for how in RECOMBINATIONS} == expected
+    # the right-hand side is the sum of |w_k| times channel k: 2 · 1 + 3 + 2 · -2, 2 · -2 - 1 + 2 · 1
+
+
+@given(
+    arrays(np.float64, (2, 5, 3, 4), elements=st.floats(-100, 100)),
+    arrays(np.float64, (2, 5), elements=st.floats(-3, 3)),
+)
+@quick
+def test_parts_of_signed_features(features, weights):
+    m_p, m_n = cam.parts(torch.tensor(features), torch.tensor(weights))
+    for i in range(2):
+        by_channel = parts(features[i], weights[i])
+        np.testing.assert_allclose(m_p[i], by_channel[0], atol=1e-9)
+        np.testing.assert_allclose(m_n[i], by_channel[1], atol=1e-9)
+    whole = np.einsum("bc,bchw->bhw", weights, features)  # Eq. 2
+    np.testing.assert_allclose(m_p + m_n, whole, atol=1e-9)
+    np.testing.assert_allclose(cam.activation_map(features, weights, "signed"), whole, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("recombination, expected", [("signed", [-1, 3]), ("positive", [2, 4]), ("absolute", [5, 5])])
+@pytest.mark.parametrize(
+    "recombination, expected",
+    [("signed", [-1, 3]), ("positive", [2, 4]), ("absolute", [5, 5]), ("absolute_maps", [5, 5])],
+)
 def test_by_hand(kind, recombination, expected):
     features = kind([[[[1.0, 2.0]], [[3.0, 1.0]]]])  # two channels of 1×2
     maps = cam.activation_map(features, kind([[2.0, -1.0]]), recombination)
@@ -68,6 +89,7 @@ def test_absolute_is_the_default():
         lambda x: cam.normalize(x),
         lambda x: cam.normalize(x, "minmax"),
         lambda x: cam.upsample(x, 7),
+        lambda x: cam.upsample(x, 7, "bicubic"),
     ],
 )
 def test_kind_and_dtype_are_kept(function, dtype):
@@ -121,6 +143,8 @@ def test_refuses_unknown_names():
         cam.activation_map(torch.ones(1, 1, 2, 2), torch.ones(1, 1), "squared")
     with pytest.raises(ValueError, match="normalization 'mean'"):
         cam.normalize(torch.ones(1, 2, 2), "mean")
+    with pytest.raises(ValueError, match="unknown interpolation 'cubic'; choose one of bilinear, bicubic"):
+        cam.upsample(torch.ones(1, 2, 2), 4, "cubic")
 
 
 @pytest.mark.parametrize("shape, weights", [((1, 3, 2, 2), (1, 2)), ((2, 3, 2, 2), (1, 3)), ((3, 2, 2), (3, 2))])
@@ -166,3 +190,22 @@ def test_upsample_by_hand(kind):
     np.testing.assert_allclose(np.asarray(cam.upsample(corners, (2, 4)))[0], [at, 2 + at])
     np.testing.assert_allclose(np.asarray(cam.upsample(corners, (4, 2)))[0], np.stack([2 * at, 2 * at + 1], 1))
     assert cam.upsample(corners, np.int64(4)).shape == (1, 4, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("interpolation, code", [("bilinear", cv2.INTER_LINEAR), ("bicubic", cv2.INTER_CUBIC)])
+@pytest.mark.parametrize("size", [(224, 224), (30, 50), (13, 14)])
+def test_upsample_is_opencvs(kind, interpolation, code, size):
+    maps = np.random.default_rng(0).normal(size=(3, 13, 14)).astype(np.float32)
+    expected = [cv2.resize(image, size[::-1], interpolation=code) for image in maps]  # width first
+    np.testing.assert_allclose(cam.upsample(kind(maps), size, interpolation), expected, rtol=0, atol=1e-4)
+
+
+def test_bicubic_can_leave_the_range_of_the_map():
+    edge = np.array([[[0.0, 0.0, 1.0, 1.0]]])
+    # at 1/4 from the second centre to the third, a = -3/4: the two nearest weigh 0.8789 and 0.2617, those around
+    # them -0.1055 and -0.0352: 0.2617 - 0.0352; three quarters on it is 1 less that
+    found = cam.upsample(edge, (1, 8), "bicubic")[0, 0]
+    assert found[3] == pytest.approx(0.2617 - 0.0352, abs=1e-4) and found[4] == pytest.approx(1 - found[3])
+    assert found.min() < 0 and found.max() > 1
+    assert cam.upsample(edge, (1, 8)).min() == 0

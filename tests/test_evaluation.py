@@ -1,14 +1,20 @@
 """Maps to boxes to metrics, on maps small enough to follow by hand."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 
 from wsol_utils import boxes, cam, evaluation, metrics, thresholds
-from wsol_utils.predictions import KINDS, Predictions
-from wsol_utils.protocols import PROTOCOLS, Protocol
+from wsol_utils.predictions import Predictions
+from wsol_utils.protocols import PROTOCOLS
 
-PAPER = PROTOCOLS["paper"]
-SMALL = Protocol("max", "map", (0.0, 0.2, 0.5, 1.0), 0.5)
+PAPER, CHOE, BAE = PROTOCOLS["paper"], PROTOCOLS["wsolevaluation"], PROTOCOLS["rethinkingcam"]
+SMALL = replace(PAPER, resolution="map", grid=(0.0, 0.2, 0.5, 1.0))
+MINMAX = replace(PAPER, resolution="map", normalization="minmax")
+AT_MAP = {"resolution": "map", "grid": SMALL.grid}  # of the other protocols, to follow by hand
+KINDS = ["signed", "positive", "absolute"]
 
 
 def predictions(maps, true, size, labels=None, predicted=None):
@@ -68,7 +74,7 @@ def test_boxes_at_map_resolution_are_scaled_by_axis():
 def test_boxes_at_input_resolution_are_left_alone():
     maps = np.ones((1, 2, 2))  # constant: stays so when upsampled
     one = predictions(maps, [[(0, 0, 6, 4)]], (4, 6))
-    _, found = evaluation.localize(one, "absolute", Protocol("max", "input", SMALL.candidates, 0.5), ["fixed"])["fixed"]
+    _, found = evaluation.localize(one, "absolute", replace(SMALL, resolution="input"), ["fixed"])["fixed"]
     assert found.tolist() == [[0, 0, 6, 4]]
 
 
@@ -78,11 +84,11 @@ def test_prepared_maps_are_upsampled_first_and_normalised_then():
     expected = cam.normalize(cam.upsample(some.maps("absolute"), (24, 32)), "max")
     np.testing.assert_array_equal(ready, expected)
     assert ready.max(axis=(1, 2)).tolist() == [1, 1, 1]  # the other way round the peaks would be lower
-    (small,) = evaluation.prepared(some.maps("absolute"), some.size, Protocol("minmax", "map", (0.5,), 0.5))
+    (small,) = evaluation.prepared(some.maps("absolute"), some.size, MINMAX)
     np.testing.assert_array_equal(small, cam.normalize(some.maps("absolute"), "minmax"))
 
 
-@pytest.mark.parametrize("protocol", [PAPER, Protocol("minmax", "map", PAPER.candidates, 0.5)])
+@pytest.mark.parametrize("protocol", [PAPER, MINMAX])
 def test_iou_on_the_grid_is_what_the_modules_say(protocol):
     some = rough()
     overlap = evaluation.iou_on_grid(some, "signed", protocol)
@@ -90,21 +96,30 @@ def test_iou_on_the_grid_is_what_the_modules_say(protocol):
     maps = np.concatenate(list(evaluation.prepared(some.maps("signed"), some.size, protocol)))
     scale = 1 if protocol.resolution == "input" else 4  # 6×8 positions on 24×32 pixels
     for k in (0, 4, 10):
-        by_one = boxes.largest_box(maps, np.full(20, protocol.candidates[k])) * scale
+        by_one = boxes.largest_box(maps, np.full(20, protocol.grid[k])) * scale
         assert overlap[:, k] == pytest.approx(metrics.best_iou(by_one, some.true_boxes()))
 
 
-@pytest.mark.parametrize("protocol", [PAPER, Protocol("minmax", "map", PAPER.candidates, 0.5)])
+@pytest.mark.parametrize(
+    "protocol",
+    [PAPER, MINMAX, replace(PAPER, boundary="contour", candidates=tuple(i / 10 for i in range(11))),
+     replace(PAPER, levels=255, component="contour", interpolation="bicubic")],
+    ids=["paper", "minmax", "boundary", "levels"],
+)  # fmt: skip
 def test_localize_is_select_and_the_largest_box(protocol):
     some = rough()
     rules = ["first_above_mean", "argmax", "otsu", "fixed"]
     found = evaluation.localize(some, "signed", protocol, rules)
     assert list(found) == rules
-    maps = np.concatenate(list(evaluation.prepared(some.maps("signed"), some.size, protocol)))
+    (graded,) = evaluation.prepared(some.maps("signed"), some.size, protocol)
+    (maps,) = evaluation.prepared(some.maps("signed"), some.size, replace(protocol, levels=0))
+    overlap = evaluation.overlaps(some, "signed", protocol, rules)
     for rule, (eta, box) in found.items():
-        np.testing.assert_array_equal(eta, thresholds.select(maps, rule, protocol.candidates))
+        np.testing.assert_array_equal(eta, thresholds.select(maps, rule, protocol.candidates, protocol.boundary))
         scale = 1 if protocol.resolution == "input" else 4
-        np.testing.assert_array_equal(box, boxes.largest_box(maps, eta) * scale)
+        np.testing.assert_array_equal(box, boxes.largest_box(graded, eta, protocol.component) * scale)
+        np.testing.assert_array_equal(overlap[rule][0], eta)
+        np.testing.assert_array_equal(overlap[rule][1], metrics.best_iou(box, some.true_boxes()))
     assert len({tuple(eta) for eta, _ in found.values()}) == 4  # the rules do not agree
 
 
@@ -112,7 +127,11 @@ def test_the_grid_and_the_rule_fixed_agree():
     some = rough()
     overlap = evaluation.iou_on_grid(some, "absolute", PAPER)
     _, box = evaluation.localize(some, "absolute", PAPER, ["fixed"])["fixed"]
-    assert metrics.best_iou(box, some.true_boxes()) == pytest.approx(overlap[:, PAPER.candidates.index(0.2)])
+    assert metrics.best_iou(box, some.true_boxes()) == pytest.approx(overlap[:, PAPER.grid.index(0.2)])
+    eta, of_rule = evaluation.overlaps(some, "absolute", PAPER, ["fixed"])["fixed"]
+    of_grid = evaluation.on_grid(overlap, PAPER)["fixed"]
+    np.testing.assert_allclose(of_rule, of_grid[1])
+    np.testing.assert_allclose(eta, of_grid[0])
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 20])
@@ -128,37 +147,63 @@ def test_chunks_do_not_matter(monkeypatch, chunk):
         np.testing.assert_array_equal(box, found[rule][1])
 
 
-def test_grid_rows_by_hand():
+OVERLAP = np.array(
+    [
+        # η 0   0.2   0.5  1.0
+        [0.1, 0.6, 0.2, 0.0],
+        [0.1, 0.4, 0.5, 0.0],  # 0.5 is a hit
+        [0.9, 0.3, 0.7, 0.0],
+        [0.0, 0.4, 0.3, 0.0],
+    ]
+)
+
+
+def test_on_grid_and_rows_by_hand():
     four = predictions(ROW * 4, [[(0, 0, 9, 9)]] * 4, (10, 40), [0, 1, 2, 3], [0, 1, 0, 0])  # two classes right
-    overlap = np.array(
-        [
-            # η 0   0.2   0.5  1.0
-            [0.1, 0.6, 0.2, 0.0],
-            [0.1, 0.4, 0.5, 0.0],  # 0.5 is a hit
-            [0.9, 0.3, 0.7, 0.0],
-            [0.0, 0.4, 0.3, 0.0],
-        ]
-    )
-    fixed, best, oracle = evaluation.grid_rows(four, overlap, SMALL)
+    found = evaluation.on_grid(OVERLAP, SMALL)
+    expected = {
+        "fixed": ([0.2] * 4, [0.6, 0.4, 0.3, 0.4]),
+        "best_fixed": ([0.5] * 4, [0.2, 0.5, 0.7, 0.3]),  # 1, 1, 2 and 0 hits
+        "oracle": ([0.2, 0.5, 0, 0.2], [0.6, 0.5, 0.9, 0.4]),
+    }
+    assert {rule: (eta.tolist(), overlap.tolist()) for rule, (eta, overlap) in found.items()} == expected
+    fixed, best, oracle = evaluation.rows(four, found, SMALL)
     assert (fixed["threshold_rule"], fixed["threshold"], fixed["uses_ground_truth"]) == ("fixed", 0.2, False)
     assert (fixed["gt_known"], fixed["top1_loc"], fixed["top1_cls"]) == (25, 25, 50)
     assert (best["threshold_rule"], best["threshold"], best["uses_ground_truth"]) == ("best_fixed", 0.5, True)
     assert (best["gt_known"], best["top1_loc"], best["top1_cls"]) == (50, 25, 50)
-    # the best of each image: 0.2, 0.5, 0, 0.2
     assert (oracle["threshold_rule"], oracle["uses_ground_truth"]) == ("oracle", True)
     assert oracle["threshold"] == pytest.approx(0.9 / 4)
+    assert oracle["threshold_sd"] == pytest.approx((0.33 / 4 - (0.9 / 4) ** 2) ** 0.5) and best["threshold_sd"] == 0
     assert (oracle["gt_known"], oracle["top1_loc"], oracle["top1_cls"]) == (75, 50, 50)
     assert all(one["n_images"] == 4 for one in (fixed, best, oracle))
+
+
+def test_p_values():
+    """McNemar's, of the images that the rule and the fixed threshold do not agree on."""
+    twelve = predictions(ROW * 12, [[]] * 12, (10, 40))
+    usual = np.array([1.0] * 4 + [0.0] * 8)
+    better, other = np.array([1.0] * 10 + [0.0] * 2), usual[::-1].copy()
+    found = {name: (np.zeros(12), overlap) for name, overlap in (("li", better), ("fixed", usual), ("otsu", other))}
+    li, fixed, otsu = evaluation.rows(twelve, found, SMALL)
+    assert li["p_value"] == pytest.approx(2 * 0.5**6)  # 6 images against none
+    assert fixed["p_value"] == 1 and otsu["p_value"] == 1  # 4 images against 4
+    hits = {rule: overlap >= 0.5 for rule, (_, overlap) in found.items()}
+    assert li["p_value"] == metrics.mcnemar(hits["li"], hits["fixed"])
+    del found["fixed"]
+    assert all("p_value" not in one for one in evaluation.rows(twelve, found, SMALL))
 
 
 def test_the_iou_of_the_protocol_decides():
     four = predictions(ROW * 4, [[(0, 0, 9, 9)]] * 4, (10, 40))
     overlap = np.array([[0.2, 0.31, 0.0, 0.0], [0.1, 0.29, 0.0, 0.0], [0.8, 0.0, 0.0, 0.0], [0.8, 0.0, 0.0, 0.0]])
-    rates = {
-        iou: [r["gt_known"] for r in evaluation.grid_rows(four, overlap, Protocol("max", "map", SMALL.candidates, iou))]
-        for iou in (0.3, 0.5)
-    }
-    assert rates == {0.3: [25, 50, 75], 0.5: [0, 50, 50]}
+    rates = {}
+    for iou in (0.3, 0.5):
+        protocol = replace(SMALL, iou=iou)
+        rows = evaluation.rows(four, evaluation.on_grid(overlap, protocol), protocol)
+        rates[iou] = [(one["gt_known"], one["p_value"]) for one in rows]
+    # against the fixed threshold's hits, at 0.3: two others, then two more; at 0.5: two more
+    assert rates == {0.3: [(25, 1), (50, 1), (75, 0.5)], 0.5: [(0, 1), (50, 0.5), (50, 0.5)]}
 
 
 def test_row_by_hand():
@@ -174,12 +219,12 @@ def test_row_by_hand():
 def test_oracle_best_fixed_and_fixed_are_in_order(seed):
     some = rough(seed=seed)
     overlap = evaluation.iou_on_grid(some, "absolute", PAPER)
-    fixed, best, oracle = (r["gt_known"] for r in evaluation.grid_rows(some, overlap, PAPER))
+    fixed, best, oracle = (r["gt_known"] for r in evaluation.rows(some, evaluation.on_grid(overlap, PAPER), PAPER))
     assert 0 <= fixed <= best <= oracle <= 100
     assert oracle == pytest.approx(100 * (overlap.max(axis=1) >= 0.5).mean())
     assert fixed == pytest.approx(100 * (overlap[:, 4] >= 0.5).mean())
-    _, box = evaluation.localize(some, "absolute", PAPER, ["first_above_mean"])["first_above_mean"]
-    assert evaluation.row(some, metrics.best_iou(box, some.true_boxes()), PAPER)["gt_known"] <= oracle
+    (rule,) = evaluation.rows(some, evaluation.overlaps(some, "absolute", PAPER, ["first_above_mean"]), PAPER)
+    assert rule["gt_known"] <= oracle
 
 
 def test_the_metrics_look_at_the_class_that_is_predicted():
@@ -206,5 +251,179 @@ def test_unknown_rule_and_recombination():
     some = rough(2)
     with pytest.raises(ValueError, match=r"unknown threshold rule 'otso'.*otsu"):
         evaluation.localize(some, "absolute", PAPER, ["otso"])
-    with pytest.raises(ValueError, match=r"unknown recombination 'abs'"):
+    with pytest.raises(ValueError, match=r"no map 'abs'; choose one of signed, positive, absolute"):
         evaluation.iou_on_grid(some, "abs", PAPER)
+
+
+# The conventions, one by one.
+
+
+def only_box(protocol, values, eta=0.2, true=(0, 0, 40, 10)):
+    """The box of one map 1×4 on a frame of 10×40 pixels at one threshold, and its IoU with the true one."""
+    one, protocol = predictions([[values]], [[true]], (10, 40)), replace(protocol, resolution="map", grid=(eta,))
+    (found,) = boxes.largest_boxes(*evaluation.prepared(one.maps("signed"), one.size, protocol), protocol.grid)
+    return evaluation._as_scored(found, one, protocol).tolist()[0], evaluation.iou_on_grid(one, "signed", protocol)[
+        0, 0
+    ]
+
+
+WHOLE, NONE = [0, 0, 40, 10], [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "values, paper, choe, bae",
+    [
+        ([0, 0, 0, 0], NONE, NONE, WHOLE),
+        ([-1, -1, -1, -1], NONE, NONE, WHOLE),
+        ([3, 3, 3, 3], WHOLE, NONE, WHOLE),  # constant: 1 when divided by its maximum, else 0; Bae's fallback
+        ([-1, -2, -3, -4], NONE, [0, 0, 30, 9], [0, 0, 30, 10]),  # stretched: 1, 2/3, 1/3, 0
+        ([0, 0, 1, 1], [20, 0, 40, 10], [20, 0, 39, 9], [20, 0, 40, 10]),  # clipped to the last pixel's index
+        ([0, 1, 0, 0], [10, 0, 20, 10], [10, 0, 20, 9], [10, 0, 20, 10]),
+    ],
+)
+def test_boxes_of_each_protocol_by_hand(values, paper, choe, bae):
+    # IoU with the whole frame; with +1 it has 41 · 11 = 451 pixels, and no box is still one
+    def plain(x0, y0, x1, y1):
+        return (x1 - x0) * (y1 - y0) / 400
+
+    def inclusive(x0, y0, x1, y1):
+        return (x1 - x0 + 1) * (y1 - y0 + 1) / 451
+
+    for protocol, box, iou in ((PAPER, paper, plain), (CHOE, choe, inclusive), (BAE, bae, inclusive)):
+        assert only_box(protocol, values) == (box, pytest.approx(iou(*box)))
+
+
+@pytest.mark.parametrize(
+    "protocol, iou_of_zeros, eta_of_ones, iou_of_ones",
+    [(PAPER, 0, 0.2, 1), (CHOE, 1 / 451, 0, 1 / 451), (BAE, 1, 0, 1)],
+)
+def test_the_rules_on_constant_maps(protocol, iou_of_zeros, eta_of_ones, iou_of_ones):
+    rules = ["fixed", "first_above_mean", "otsu"]
+    zeros, ones = (predictions([[[value] * 4]], [[WHOLE]], (10, 40)) for value in (0.0, 3.0))
+    for eta, overlap in evaluation.overlaps(zeros, "signed", protocol, rules).values():
+        assert (eta, overlap) == (0, pytest.approx(iou_of_zeros))
+    found = evaluation.overlaps(ones, "signed", replace(protocol, resolution="map"), rules)
+    assert [float(eta[0]) for eta, _ in found.values()] == [pytest.approx(eta_of_ones), 0, 0]
+    assert [float(overlap[0]) for _, overlap in found.values()] == [pytest.approx(iou_of_ones)] * 3
+
+
+def test_levels_are_cut_off_and_not_rounded():
+    # 0.2024 · 255 = 51.6: level 51, which is not above 0.2 · 255 = 51; rounded, it would be 52
+    values = [1, 0.2024, 0, 0]
+    assert only_box(replace(PAPER, levels=255), values)[0] == [0, 0, 10, 10]
+    assert only_box(PAPER, values)[0] == [0, 0, 20, 10]
+    assert only_box(replace(PAPER, levels=255), [1, 0.2044, 0, 0])[0] == [0, 0, 20, 10]  # 52.1
+    # int(0.35 · 255) = int(89.25): level 90 is above, 89 is not; the true 0.3507 would be
+    assert [only_box(replace(PAPER, levels=255), [1, v, 0, 0], 0.35)[0][2] for v in (0.3507, 0.354)] == [10, 20]
+    some = predictions([[[-2.0, 0.0, 1.0, 4.0]]], [[]], (10, 40))
+    (graded,) = evaluation.prepared(some.maps("signed"), some.size, replace(CHOE, resolution="map"))
+    assert graded.tolist() == [[[0, 85, 127, 255]]]  # of 0, 1/3, 1/2 and 1
+
+
+def test_true_corners_are_cut_to_whole_numbers_and_inclusive():
+    true = (20.7, 0.9, 39.2, 9.99)  # -> 20, 0, 39, 9
+    assert only_box(CHOE, [0, 0, 1, 1], true=true) == ([20, 0, 39, 9], 1)
+    assert only_box(BAE, [0, 0, 1, 1], true=true) == ([20, 0, 40, 10], pytest.approx(20 * 10 / (21 * 11)))
+    assert only_box(PAPER, [0, 0, 1, 1], true=true) == ([20, 0, 40, 10], pytest.approx(18.5 * 9.09 / 200, abs=1e-6))
+    # a corner that float32 left just below a whole number is at it
+    assert only_box(CHOE, [0, 0, 1, 1], true=(19.99999, 0, 38.99999, 8.99999)) == ([20, 0, 39, 9], 1)
+    # Bae et al.'s code gives disjoint boxes more than 1: (-9) · (-9) pixels in common
+    assert only_box(BAE, [1, 0, 0, 0], true=(30, 0, 40, 10))[1] == 0
+
+
+def test_max_box_acc_over_several_boxes():
+    two = predictions(ROW * 2, [[(20, 0, 40, 10), (0, 0, 10, 10)], [(0, 0, 20, 10)]], (10, 40))
+    overlap = evaluation.iou_on_grid(two, "absolute", SMALL)  # 1/3, 1/3, 1, 0 and 2/3, 2/3, 1/2, 0
+    assert [metrics.max_box_acc(overlap, iou) for iou in (0.3, 0.5, 0.7)] == [(100, 0), (100, 2), (50, 2)]
+    assert metrics.max_box_acc_v2(overlap) == pytest.approx(250 / 3)
+
+
+def test_all_contours_by_hand():
+    maps = [[[0.9, 0, 1, 1], [0.9, 0, 1, 1]]]  # a line, and a square, which encloses more
+    one = predictions(maps, [[(0, 0, 9, 9)]], (10, 40))
+    largest, best = evaluation.iou_of_contours(one, "signed", replace(CHOE, **AT_MAP))
+    # the square lies beside the true box, of 10 · 10 pixels; the line is (0, 0, 10, 9), 11 · 10. No box has 1 pixel.
+    assert largest.tolist() == [[0, 0, 0, 0.01]]
+    assert best.tolist() == [[pytest.approx(10 / 11)] * 3 + [0.01]]
+    none = predictions(maps, [[]], (10, 40))
+    assert not np.any(evaluation.iou_of_contours(none, "signed", replace(CHOE, **AT_MAP)))
+
+
+@pytest.mark.parametrize("protocol", [replace(CHOE, grid=PAPER.grid), BAE, replace(MINMAX, component="contour")])
+def test_the_largest_contour_is_one_of_all(protocol):
+    some = rough(40)
+    largest, best = evaluation.iou_of_contours(some, "signed", protocol)
+    np.testing.assert_allclose(largest, evaluation.iou_on_grid(some, "signed", protocol), atol=1e-12)
+    assert (best >= largest).all() and (best > largest + 0.05).any()
+
+
+def test_wsolevaluation_step_by_step():
+    """Boxes and IoU as clovaai/wsolevaluation computes them, one map and one threshold at a time."""
+    some, protocol = rough(15), replace(CHOE, grid=tuple(i / 50 for i in range(50)))
+    largest, best = evaluation.iou_of_contours(some, "signed", protocol)
+    for i, image in enumerate(cam.upsample(some.maps("signed"), (24, 32), "bicubic")):
+        true = some.true_boxes()[i].astype(int)
+        scores = (image - image.min()) / (image.max() - image.min())
+        scores = (scores.astype(np.float64) * 255).astype(np.uint8)
+        for k, tau in enumerate(protocol.grid):
+            _, mask = cv2.threshold(scores, int(tau * scores.max()), 255, cv2.THRESH_BINARY)
+            found, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+            overlap = []
+            for contour in sorted(found, key=cv2.contourArea, reverse=True):
+                x, y, width, height = cv2.boundingRect(contour)
+                box = x, y, min(x + width, 31), min(y + height, 23)
+                overlap.append(max(inclusive_iou(box, corners) for corners in true))
+            assert (largest[i, k], best[i, k]) == (pytest.approx(overlap[0]), pytest.approx(max(overlap)))
+
+
+def inclusive_iou(a, b):
+    width, height = min(a[2], b[2]) - max(a[0], b[0]) + 1, min(a[3], b[3]) - max(a[1], b[1]) + 1
+    common = max(width, 0) * max(height, 0)
+    return common / (sum((x1 - x0 + 1) * (y1 - y0 + 1) for x0, y0, x1, y1 in (a, b)) - common)
+
+
+# Fig. 2 as figures, and PxAP.
+
+
+@pytest.mark.parametrize(
+    "image, true, expected",
+    [
+        # above 0.2, strictly: the first two of 8 pixels
+        ([[1, 0.5, 0.2, 0], [0, 0, 0, 0]], [(0, 0, 1, 2)], [1 / 2, 1 / 2, 2 / 8]),
+        ([[7, 3.5, 1.4, 0], [0, 0, 0, 0]], [(0.4, -0.1, 1.4, 2)], [1 / 2, 1 / 2, 2 / 8]),  # nearest pixels
+        ([[1, 0.5, 0.2, 0], [0, 0, 0, 0]], [(0, 0, 1, 2), (0, 0, 2, 1)], [2 / 3, 1, 3 / 8]),  # what both share, once
+        ([[1, 0.5, 0.2, 0], [0, 0, 0, 0]], [], [0, 0, 0]),
+        ([[0, 0, 0, 0], [0, 0, 0, 0]], [(0, 0, 4, 1)], [0, 0, 4 / 8]),
+        ([[1, 1, 1, 1], [1, 1, 1, 1]], [(1, 0, 3, 2)], [1, 1 / 2, 1 / 2]),  # all of it
+    ],
+)
+def test_coverage_by_hand(image, true, expected):
+    maps = np.array([image, [[0, 0, 0, 1], [0, 0, 0, 1]]], dtype=np.float32)
+    two = predictions(maps, [true, [(3, 0, 4, 2)]], (2, 4))
+    found = evaluation.coverage(two, maps, PAPER)
+    np.testing.assert_allclose(found, [expected, [1, 1, 2 / 8]])
+
+
+def test_coverage_is_taken_in_the_input_frame():
+    one = predictions(ROW, [[(0, 0, 20, 10)]], (10, 40))  # the map has one row of four
+    found = evaluation.coverage(one, one.maps("signed"), replace(PAPER, resolution="map", levels=255))
+    covered = np.count_nonzero(cam.upsample(one.maps("signed"), (10, 40))[0, 0] > 0.2)
+    np.testing.assert_allclose(found, [[1, 20 / covered, 1 / 2]])
+
+
+@pytest.mark.parametrize(
+    "mask, expected",
+    [([1, 0, 0, 255], 100), ([0, 1, 0, 255], 50), ([0, 0, 255, 1], 100 / 3), ([1, 0, 1, 255], 100 / 2 + 100 / 3)],
+)
+def test_pixel_average_precision_by_hand(mask, expected):
+    values = [8.0, 4.0, 2.0, 1.0]  # from the highest down: precision times the recall that each gains
+    one = predictions([[values, values]], [[]], (2, 4))
+    found = evaluation.pixel_average_precision(one, "signed", replace(PAPER, levels=255), [np.array([mask, mask])])
+    assert found == pytest.approx(expected)
+
+
+def test_negative_scores_count_as_none():
+    one = predictions([[[8.0, 4.0, -2.0, -8.0]]], [[]], (1, 4))  # signed, divided by the maximum: two at 0
+    masks = [np.array([[0, 0, 1, 0]])]
+    assert evaluation.pixel_average_precision(one, "signed", PAPER, masks) == pytest.approx(100 / 4)
+    assert evaluation.pixel_average_precision(one, "signed", CHOE, masks) == pytest.approx(100 / 3)  # stretched

@@ -1,11 +1,12 @@
 """The named configurations: every row, every override, every word that nothing knows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from wsol_utils import datasets, experiments, models, thresholds
+from wsol_utils import datasets, experiments, models, protocols, thresholds
 from wsol_utils.experiments import DATASETS, PROFILES, configure, from_notebook, is_usual
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,8 @@ def test_every_row_builds(profile, dataset):
     assert config.root == ROOT / config.data_root
     assert config.folder == ROOT / "results" / profile / dataset
     assert config.poolings == ("gap", "wgap")
-    assert config.recombinations == ("signed", "positive", "absolute")
+    assert config.recombinations == ("signed", "positive", "absolute") and config.features == "plain"
+    assert config.conventions == protocols.get("paper")
     assert "first_above_mean" in config.rules and "fixed" not in config.rules  # the grid covers the fixed one
     for name in ("gap", "wgap", "wgap_sum", "tap"):
         recipe = config.recipe(name)
@@ -55,7 +57,7 @@ def test_the_paper_profile_is_the_papers(dataset):
     assert (config.backbone, config.weights) == ("vgg16", "imagenet")
     assert (config.lr, config.batch_size) == (1e-4, 64)
     assert config.temperature == 1
-    protocol = experiments.protocols.get(config.protocol)
+    protocol = config.conventions
     assert protocol.candidates == tuple(i / 20 for i in range(21)) == thresholds.PAPER_GRID
     assert (protocol.candidates[0], protocol.candidates[1], protocol.candidates[-1]) == (0, 0.05, 1)
 
@@ -84,16 +86,32 @@ def test_the_light_profile_has_imagenet_weights_and_the_sample_needs_none():
         ({"zzz": 3}, r"unknown parameter 'zzz'; there are"),
         (
             {"backbone": "vgg19"},
-            r"unknown backbone 'vgg19' \(did you mean 'vgg16'\?\); choose one of vgg16, squeezenet1_1",
+            r"unknown backbone 'vgg19' \(did you mean 'vgg16'\?\); choose one of vgg16, vgg16_conv6, squeezenet1_1",
         ),
         ({"layout": "voc"}, r"unknown layout 'voc'.*cub, ilsvrc, tiny_imagenet"),
         ({"poolings": ["gap", "max"]}, r"unknown pooling 'max'; choose one of gap, wgap, wgap_sum, tap"),
-        ({"recombinations": "abs"}, r"unknown recombination 'abs'.*signed, positive, absolute"),
+        ({"recombinations": "abs"}, r"unknown recombination 'abs'.*signed, positive, absolute, absolute_maps"),
         ({"rules": "argmax,otso"}, r"unknown threshold rule 'otso' \(did you mean 'otsu'\?\); choose one of fixed"),
-        ({"protocol": "papers"}, r"unknown protocol 'papers'; choose one of paper"),
+        ({"protocol": "papers"}, r"unknown protocol 'papers'; choose one of paper, wsolevaluation, rethinkingcam"),
+        ({"features": "signed"}, r"unknown features 'signed'; choose one of plain, weighted, unrectified"),
+        (
+            {"normalization": "min-max"},
+            r"normalization 'min-max' \(did you mean 'minmax'\?\); choose one of max, minmax",
+        ),
+        ({"resolution": "inputs"}, r"unknown resolution 'inputs' \(did you mean 'input'\?\); choose one of input, map"),
+        ({"interpolation": "cubic"}, r"unknown interpolation 'cubic'.*choose one of bilinear, bicubic"),
+        (
+            {"component": "pixel"},
+            r"unknown component 'pixel' \(did you mean 'pixels'\?\); choose one of pixels, contour",
+        ),
+        ({"boundary": "8"}, r"unknown boundary '8'; choose one of 8-neighbours, 4-neighbours, contour"),
+        ({"candidates": 2}, r"parameter candidates cannot be 2: .*three"),
+        ({"candidates": "1"}, r"parameter candidates cannot be 1: .*three"),
+        ({"candidates": -21}, r"parameter candidates cannot be -21: .*three"),
+        ({"candidates": "0,0.5,1"}, r"parameter candidates cannot be '0,0\.5,1'"),
         ({"evaluate_on": "train"}, r"unknown evaluate_on 'train'; choose one of test, validation"),
         ({"optimizer": "adam"}, r"unknown optimizer 'adam'; choose one of sgd, adamw"),
-        ({"schedule": "cosine"}, r"unknown schedule 'cosine'; choose one of constant, onecycle"),
+        ({"schedule": "cosine"}, r"unknown schedule 'cosine'; choose one of constant, onecycle, steps"),
         ({"temperature": 0}, r"temperature must be positive"),
         ({"epochs": "ten"}, r"parameter epochs cannot be 'ten'"),
         ({"lr": "1e-4x"}, r"parameter lr cannot be '1e-4x'"),
@@ -154,6 +172,39 @@ def test_the_recipe_holds_the_runs_values():
         epochs=3, batch_size=8, lr=0.5, head_multiplier=7, weight_decay=0.25, optimizer="sgd", schedule="constant"
     )
     assert config.recipe("tap") == expected
+
+
+# The conventions of the evaluation.
+
+
+OWN_WORDS = {"normalization": "minmax", "resolution": "map", "interpolation": "bicubic", "component": "contour",
+             "boundary": "4-neighbours"}  # fmt: skip
+
+
+def test_conventions_are_the_protocols_own():
+    assert set(OWN_WORDS) == set(experiments.CONVENTIONS)
+    for name, row in protocols.PROTOCOLS.items():
+        assert configure(protocol=name).conventions == row
+        assert configure(protocol=name, candidates=0, **dict.fromkeys(OWN_WORDS, "")).conventions == row
+
+
+@pytest.mark.parametrize("name", OWN_WORDS)
+@pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
+def test_a_word_of_ones_own_takes_the_place_of_the_protocols(protocol, name):
+    row = protocols.get(protocol)
+    for word in experiments.CONVENTIONS[name]:
+        assert configure(protocol=protocol, **{name: word}).conventions == replace(row, **{name: word})
+    assert configure(**{name: OWN_WORDS[name]}).conventions != configure().conventions
+    both = configure(protocol=protocol, candidates=3, **OWN_WORDS).conventions
+    assert both == replace(row, candidates=(0, 0.5, 1), **OWN_WORDS)
+
+
+@pytest.mark.parametrize("given, count", [(11, 11), ("101", 101), (21, 21), (3, 3)])
+def test_candidates_lie_evenly_from_0_to_1(given, count):
+    conventions = configure(candidates=given).conventions
+    assert conventions.candidates == tuple(i / (count - 1) for i in range(count))
+    assert conventions.grid == configure().conventions.grid  # boxes are scored where they were
+    assert configure(candidates=21).conventions == configure().conventions  # Sec. 5
 
 
 # Paths.
@@ -217,7 +268,9 @@ def test_the_reference_applies(values):
 @pytest.mark.parametrize(
     "values",
     [{"epochs": 99}, {"lr": 1.0}, {"temperature": 2.0}, {"weights": "a"}, {"evaluate_on": "validation"}, {"threads": 1},
-     {"backbone": "squeezenet1_1"}, {"head_multiplier": {"wgap": 3.0}}, {"data_root": "elsewhere"}],
+     {"backbone": "squeezenet1_1"}, {"head_multiplier": {"wgap": 3.0}}, {"data_root": "elsewhere"},
+     {"features": "weighted"}, {"protocol": "wsolevaluation"}, {"candidates": 11}, {"recombinations": "absolute"},
+     *({name: word} for name, word in OWN_WORDS.items())],
     ids=str,
 )  # fmt: skip
 def test_the_reference_does_not_apply(values):

@@ -2,11 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from wsol_utils import pooling
 from wsol_utils.pooling import GlobalAveragePool, ThresholdedAveragePool, WeightedGlobalAveragePool
+
+quick = settings(max_examples=40, deadline=None, database=None, derandomize=True)
 
 
 def features(*shape, seed=0, dtype=torch.float64):
@@ -35,18 +41,47 @@ def test_one_hot_map():
     assert GlobalAveragePool()(maps).item() == pytest.approx(math.log(3) / 4)
 
 
+SIDES = st.integers(1, 6)
+TEMPERATURES = st.floats(0.2, 5)
+
+
+@given(SIDES, SIDES, st.floats(-20, 20), TEMPERATURES)
+@quick
+def test_wgap_of_any_constant_map(height, width, value, temperature):
+    maps = torch.full((1, 1, height, width), value, dtype=torch.float64)
+    pooled = WeightedGlobalAveragePool(temperature)(maps).item()  # S is 1 / (W·H) everywhere, whatever the value
+    assert pooled == pytest.approx(value / (height * width), abs=1e-12)
+
+
+@given(SIDES, SIDES, st.data(), st.floats(-20, 20), TEMPERATURES)
+@quick
+def test_wgap_of_any_one_hot_map(height, width, data, value, temperature):
+    n = height * width
+    maps = torch.zeros(1, 1, n, dtype=torch.float64)
+    maps[0, 0, data.draw(st.integers(0, n - 1))] = value
+    pooled = WeightedGlobalAveragePool(temperature)(maps.view(1, 1, height, width)).item()
+    heat = math.exp(value / temperature)  # the others' is 1
+    assert pooled == pytest.approx(value * heat / (heat + n - 1) / n, abs=1e-12)
+
+
+@given(arrays(np.float64, (2, 3, 4, 5), elements=st.floats(-20, 20)), TEMPERATURES, st.randoms(use_true_random=False))
+@quick
+def test_wgap_of_any_map(values, temperature, random):
+    maps, pool = torch.tensor(values), WeightedGlobalAveragePool(temperature)
+    weighted = maps * (maps / temperature).flatten(2).softmax(2).view_as(maps)  # average pooling of P · softmax(P)
+    torch.testing.assert_close(pool(maps), GlobalAveragePool()(weighted))
+    order = random.sample(range(20), 20)
+    torch.testing.assert_close(pool(maps.flatten(2)[:, :, order].view(2, 3, 5, 4)), pool(maps))  # of the pixels
+    low, high = maps.amin(dim=(2, 3)) / 20, maps.amax(dim=(2, 3)) / 20
+    assert (pool(maps) >= low - 1e-9).all() and (pool(maps) <= high + 1e-9).all()
+
+
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
 def test_wgap_is_eq1(temperature):
     maps = features(2, 3, 4, 5)
     by_loops = torch.tensor([[eq1(channel, temperature) for channel in image] for image in maps]).double()
     torch.testing.assert_close(WeightedGlobalAveragePool(temperature)(maps), by_loops)
     torch.testing.assert_close(WeightedGlobalAveragePool(temperature, divide_by_area=False)(maps), 20 * by_loops)
-
-
-def test_as_printed_equals_average_pooling_of_weighted_features():
-    maps = features(2, 3, 4, 5)
-    weighted = maps * maps.flatten(2).softmax(2).view_as(maps)  # P · softmax(P)
-    torch.testing.assert_close(WeightedGlobalAveragePool()(maps), GlobalAveragePool()(weighted))
 
 
 def test_wgap_is_not_gap():
@@ -82,7 +117,9 @@ class TestEveryPooling:
         torch.testing.assert_close(pooling.build(name)(mixed), pooling.build(name)(maps))
 
     def test_gradient(self, name):
-        assert torch.autograd.gradcheck(pooling.build(name), features(2, 2, 3, 3).requires_grad_())
+        for temperature in (1.0, 0.3):  # against finite differences, in float64
+            pool = pooling.build(name, temperature)
+            assert torch.autograd.gradcheck(pool, features(2, 2, 3, 4).requires_grad_())
 
     def test_dead_channel(self, name):
         maps = features(1, 2, 4, 5)

@@ -1,5 +1,7 @@
 """One pass over a split: what is kept equals the modules' own answers, image by image."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from wsol_utils import cam, datasets, models, pooling
-from wsol_utils.predictions import KINDS, Predictions, maps_of, predict
+from wsol_utils.predictions import FEATURES, Predictions, kind, maps_of, predict
 
 BOXES = [  # of images of 40×20 pixels: none, one, three, one
     [],
@@ -17,7 +19,10 @@ BOXES = [  # of images of 40×20 pixels: none, one, three, one
     [(39.0, 19.0, 40.0, 20.0)],
 ]
 LABELS = [2, 0, 1, 1]
-
+STRONGEST = ["strongest_positive", "strongest_negative"]
+OF_FEATURES = ["signed", "positive", "absolute", "weighted_signed", "weighted_positive", "weighted_absolute"]
+BEFORE_RELU = [f"unrectified_{name}" for name in ("signed", "positive", "absolute", "absolute_maps")]
+KINDS = [*OF_FEATURES, *BEFORE_RELU, *STRONGEST]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,9 +33,12 @@ def split(tmp_path_factory):
     rng = np.random.default_rng(0)
     for i in range(4):
         Image.fromarray(rng.integers(0, 256, (20, 40, 3), dtype=np.uint8)).save(root / f"{i}.png")
+    return datasets.ImageDataset(table_of(4), root, datasets.test_transform(32))
+
+
+def table_of(n):
     table = pd.DataFrame({"image_id": list("abcd"), "path": [f"{i}.png" for i in range(4)], "label": LABELS})
-    table["boxes"] = BOXES
-    return datasets.ImageDataset(table, root, datasets.test_transform(32))
+    return table.assign(boxes=BOXES)[:n]
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +55,32 @@ def found(model, split):
 
 
 def test_shapes_and_kinds(found):
-    assert found.kinds.tolist() == ["signed", "positive", "absolute", "strongest_positive", "strongest_negative"]
-    assert found.kinds.tolist() == list(KINDS)
-    assert found.scaled_maps.shape == (4, 5, 4, 4) and found.scaled_maps.dtype == np.float16
-    assert found.scales.shape == (4, 5) and found.logits.shape == (4, 3)
+    assert found.kinds.tolist() == KINDS
+    assert found.scaled_maps.shape == (4, 12, 4, 4) and found.scaled_maps.dtype == np.float16
+    assert found.scales.shape == (4, 12) and found.logits.shape == (4, 3)
     assert np.abs(found.scaled_maps).max(axis=(2, 3)) == pytest.approx(1)  # divided by the largest magnitude
     assert found.image_id.tolist() == list("abcd")
     assert found.label.tolist() == LABELS
     assert found.size.tolist() == [32, 32]
 
 
-@pytest.mark.parametrize("kind", ["signed", "positive", "absolute"])
-def test_maps_are_those_of_the_true_class(model, split, found, kind):
+def softmax_weighted(features):
+    """S⊙P at temperature 1, times H·W (P's scale): (B, C, H, W) -> the same."""
+    return features * features.flatten(2).softmax(2).view_as(features) * features[0, 0].numel()
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("recombination", cam.RECOMBINATIONS)
+def test_maps_are_those_of_the_true_class(model, split, found, recombination, features):
+    name = kind(recombination, features)
     for i, label in enumerate(LABELS):
         with torch.inference_mode():
-            features = model(split[i][0][None]).features
-            expected = cam.activation_map(features, model.class_weights[[label]], kind)[0].numpy()
+            last = model.backbone[:-1](split[i][0][None])  # what goes into the last ReLU
+            made_of = {"plain": last.relu(), "weighted": softmax_weighted(last.relu()), "unrectified": last}[features]
+            expected = cam.activation_map(made_of, model.class_weights[[label]], recombination)[0].numpy()
         # float16 keeps 11 bits of each value, of a map whose largest magnitude is 1
-        np.testing.assert_allclose(found.maps(kind)[i], expected, rtol=0, atol=np.abs(expected).max() * 2**-11)
-        assert found.maps(kind).dtype == np.float32
+        np.testing.assert_allclose(found.maps(name)[i], expected, rtol=0, atol=np.abs(expected).max() * 2**-11)
+        assert found.maps(name).dtype == np.float32
 
 
 def test_logits_and_classes(model, split, found):
@@ -77,6 +92,7 @@ def test_logits_and_classes(model, split, found):
 
 def test_the_class_is_that_of_the_unrounded_logits(split):
     class Close(nn.Module):  # float16 makes the two logits equal
+        backbone = nn.Identity()
         class_weights = torch.ones(3, 1)
 
         def forward(self, images):
@@ -118,7 +134,8 @@ def test_strongest_channels_by_hand():
     features[1, :, 0] = torch.tensor([[1.0, 2.0], [5.0, 5.0], [0.0, 0.0], [7.0, 9.0]])
     weights = torch.tensor([[1.0, 3.0, -1.0, -0.5], [-1.0, -9.0, -99.0, 0.1]])
     # w · mean(F): 2, 3, -3, -2 and -1.5, -45, 0, 0.8: neither the largest weight nor the largest mean decides
-    maps = dict(zip(KINDS, maps_of(features, weights).unbind(dim=1), strict=True))
+    maps = maps_of(features, weights)
+    assert list(maps) == [*OF_FEATURES, *STRONGEST]
     assert maps["strongest_positive"].tolist() == [[[1, 1]], [[7, 9]]]
     assert maps["strongest_negative"].tolist() == [[[3, 3]], [[5, 5]]]
     assert maps["signed"][0].tolist() == [[4 + 3 - 3 - 0, 0 + 3 - 3 - 4]]
@@ -126,8 +143,108 @@ def test_strongest_channels_by_hand():
     assert maps["positive"][0].tolist() == [[7, 3]]
 
 
+# What a map is made of.
+
+
+def test_softmax_weighted_maps_by_hand():
+    # exp of the first channel: 1, 1, 1, 3, so S is 1/6, 1/6, 1/6, 1/2; times H·W, 2/3 and 2. The second is constant.
+    features = torch.tensor([[[[0.0, 0.0], [0.0, math.log(3)]], [[5.0, 5.0], [5.0, 5.0]]]])
+    maps, hot = maps_of(features, torch.tensor([[1.0, -2.0]])), 2 * math.log(3)
+    expected = {"weighted_signed": [[-10, -10], [-10, hot - 10]], "weighted_positive": [[0, 0], [0, hot]],
+                "weighted_absolute": [[10, 10], [10, 10 + hot]]}  # fmt: skip
+    for name, answer in expected.items():
+        torch.testing.assert_close(maps[name], torch.tensor([answer], dtype=torch.float32))
+    # at a temperature of 1/2: exp of twice that is 9, so S is 9 / 12, times 4
+    cooler = maps_of(features, torch.tensor([[1.0, -2.0]]), temperature=0.5)
+    assert cooler["weighted_positive"][0, 1, 1].item() == pytest.approx(3 * math.log(3))
+    torch.testing.assert_close(cooler["signed"], maps["signed"])
+
+
+def test_weighted_maps_are_made_of_what_wgap_pools():
+    """Their mean over the positions is the logit of the sum form, without the bias."""
+    features, weights = torch.rand(2, 5, 3, 4), torch.randn(2, 5)
+    for temperature in (1.0, 0.3):
+        pooled = pooling.WeightedGlobalAveragePool(temperature, divide_by_area=False)(features)
+        means = maps_of(features, weights, temperature)["weighted_signed"].mean(dim=(1, 2))
+        torch.testing.assert_close(means, (weights * pooled).sum(dim=1))
+
+
+def test_the_networks_own_temperature_counts(model, split):
+    hot = models.Localizer(model.backbone, pooling.WeightedGlobalAveragePool(0.1), model.head)
+    usual, other = predict(model, split), predict(hot, split)
+    np.testing.assert_array_equal(other.maps("signed"), usual.maps("signed"))
+    assert not np.allclose(other.maps("weighted_signed"), usual.maps("weighted_signed"), rtol=0.01)
+
+
+def test_unrectified_maps_by_hand():
+    before = torch.tensor([[[[1.0, -2.0]], [[3.0, -1.0]], [[-2.0, 1.0]]]])
+    maps = maps_of(before.relu(), torch.tensor([[2.0, -1.0, -2.0]]), unrectified=before)
+    # M_p = [2, -4], M_n = -[3, -1] - 2 · [-2, 1] = [1, -1]; after the ReLU M_p = [2, 0], M_n = [-3, -2]
+    expected = {"signed": [-1, -2], "absolute": [5, 2], "unrectified_signed": [3, -5], "unrectified_positive": [2, -4],
+                "unrectified_absolute": [1, -3], "unrectified_absolute_maps": [3, -3]}  # fmt: skip
+    assert {name: maps[name][0, 0].tolist() for name in expected} == expected
+
+
+def test_absolute_is_the_sum_of_the_absolute_weights_whatever_the_features():
+    features, weights = torch.randn(2, 5, 3, 4), torch.randn(2, 5)  # of a network that ends without a ReLU
+    torch.testing.assert_close(maps_of(features, weights)["absolute"], cam.activation_map(features, weights))
+
+
+def test_names():
+    assert [kind(how) for how in cam.RECOMBINATIONS] == ["signed", "positive", "absolute", "absolute"]
+    assert [kind(how, "weighted") for how in cam.RECOMBINATIONS] == [*OF_FEATURES[3:], "weighted_absolute"]
+    assert [kind(how, "unrectified") for how in cam.RECOMBINATIONS] == BEFORE_RELU
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_goes_into_the_last_relu(split, inplace):
+    torch.manual_seed(0)
+    convolutions = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.ReLU(inplace), nn.Conv2d(4, 5, 3))
+    head = nn.Linear(5, 3)
+    network = models.Localizer(nn.Sequential(*convolutions, nn.ReLU(inplace)), pooling.build("gap"), head)
+    images, weights = torch.stack([split[i][0] for i in range(4)]), head.weight[LABELS]
+    with torch.inference_mode():
+        logits, features = network(images)  # without the hook
+        before = convolutions(images)
+        expected = cam.activation_map(before, weights, "signed").numpy()
+    found = predict(network, split)
+    assert (before < 0).any() and torch.equal(before.relu(), features)
+    np.testing.assert_allclose(found.maps("unrectified_signed"), expected, atol=np.abs(expected).max() * 2**-10)
+    np.testing.assert_array_equal(found.logits, logits.numpy().astype(np.float16))
+    assert not network.backbone[-1]._forward_pre_hooks  # it is gone
+
+
+@pytest.mark.parametrize("backbone, has_one", [("vgg16", True), ("vgg16_conv6", True), ("squeezenet1_1", False)])
+def test_networks_with_a_last_relu(split, backbone, has_one):
+    torch.manual_seed(0)
+    network = models.build(backbone, 3, "wgap")
+    found = predict(network, datasets.ImageDataset(table_of(1), split.root, split.transform))
+    assert found.kinds.tolist() == (KINDS if has_one else [*OF_FEATURES, *STRONGEST])
+    if has_one:
+        assert network.backbone[-1].inplace
+        assert not np.allclose(found.maps("unrectified_signed"), found.maps("signed"), rtol=0.01)
+    else:
+        with pytest.raises(
+            ValueError, match=r"no map 'unrectified_signed'; choose one of signed, .*strongest_negative"
+        ):
+            found.maps("unrectified_signed")
+
+
+def test_the_hook_goes_where_the_pass_is_cut_off(model, split):
+    class Torn(nn.Module):
+        backbone, head, class_weights = model.backbone, model.head, model.class_weights
+
+        def forward(self, images):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(Torn(), split)
+    assert not model.backbone[-1]._forward_pre_hooks
+
+
 def test_a_map_of_zeros_and_one_beyond_float16(split):
     class Extreme(nn.Module):
+        backbone = nn.Identity()
         class_weights = torch.tensor([[0.0], [1e6], [1e6]])
 
         def forward(self, images):
@@ -138,16 +255,17 @@ def test_a_map_of_zeros_and_one_beyond_float16(split):
     assert found.maps("signed")[0].tolist() == [[3e6, 3e6], [3e6, 3e6]]  # float16 ends at 65504
 
 
-def test_a_network_that_is_not_finite(split):
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_a_network_that_is_not_finite(split, part):
     broken = models.build("small_vgg", 3, "gap")
     with torch.no_grad():
-        broken.head.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match="class_weights must be floating point without NaN or infinity"):
+        getattr(broken.head, part).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="features, class weights or logits are not finite"):
         predict(broken, split)
 
 
 def test_unknown_kind(found):
-    with pytest.raises(ValueError, match=r"unknown recombination 'abs'; choose one of signed, positive, absolute"):
+    with pytest.raises(ValueError, match=r"these predictions hold no map 'abs'; choose one of signed, positive, abs"):
         found.maps("abs")
 
 

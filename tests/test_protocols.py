@@ -1,29 +1,93 @@
-"""The conventions of an evaluation."""
+"""The conventions of an evaluation, and how a box follows an image into the network's input."""
+
+from dataclasses import fields
 
 import numpy as np
 import pytest
+import torch
+from torchvision import tv_tensors
 
-from wsol_utils import cam, protocols, thresholds
+from wsol_utils import boxes, cam, datasets, protocols, thresholds
+from wsol_utils.protocols import PROTOCOLS, frame_side, to_input
+
+PAPER, BAE = PROTOCOLS["paper"], PROTOCOLS["rethinkingcam"]
+
+# Every word of every row, so that none changes unnoticed; candidates, and the grid by its length and ends.
+ROWS = {
+    "paper": (1, "bilinear", "max", "input", 0, "pixels", False, "none", False, "8-neighbours", 0.5, 21, 0, 1),
+    "wsolevaluation": (
+        1, "bicubic", "minmax", "input", 255, "contour", True, "none", True, "8-neighbours", 0.5, 1000, 0, 0.999,
+    ),
+    "rethinkingcam": (
+        256 / 224, "bicubic", "minmax", "input", 255, "contour", False, "image", True, "8-neighbours", 0.5, 21, 0, 1,
+    ),
+}  # fmt: skip
 
 
-def test_the_papers():
-    paper = protocols.get("paper")
-    assert paper.normalization == "max"  # Sec. 4.3: pixel values > η · max
-    assert paper.resolution == "input"
-    assert len(paper.candidates) == 21 and paper.candidates[:3] == (0, 0.05, 0.1) and paper.candidates[-1] == 1
-    assert paper.candidates == thresholds.PAPER_GRID
-    assert paper.iou == 0.5
-
-
-@pytest.mark.parametrize("name", protocols.PROTOCOLS)
-def test_every_row_holds_words_that_the_modules_know(name):
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_rows(name):
     row = protocols.get(name)
-    cam.normalize(np.ones((1, 2, 2)), row.normalization)
-    assert row.resolution in ("input", "map")
-    assert list(row.candidates) == sorted(set(row.candidates)) and 0 <= row.candidates[0] <= row.candidates[-1] <= 1
-    assert 0 < row.iou <= 1
+    words = [getattr(row, field.name) for field in fields(row) if field.name not in ("candidates", "grid")]
+    assert (*words, len(row.grid), row.grid[0], row.grid[-1]) == ROWS[name]
+    assert row.candidates == tuple(i / 20 for i in range(21)) == thresholds.PAPER_GRID  # Sec. 5
+    assert np.allclose(np.diff(row.grid), row.grid[1])  # evenly spaced
+    assert row.grid[1] == (0.001 if name == "wsolevaluation" else 0.05)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_row_holds_words_that_the_modules_know(name):
+    row, maps = protocols.get(name), np.ones((1, 2, 2))
+    cam.normalize(maps, row.normalization)
+    cam.upsample(maps, 4, row.interpolation)
+    boxes.largest_boxes(maps, row.grid, row.component)
+    thresholds.select(maps, "first_above_mean", row.candidates, row.boundary)
+    assert row.resolution in ("input", "map") and row.empty in ("none", "image")
 
 
 def test_unknown():
-    with pytest.raises(ValueError, match="unknown protocol 'papers'; choose one of paper"):
+    with pytest.raises(ValueError, match="unknown protocol 'papers'; choose one of paper, wsolevaluation, rethinking"):
         protocols.get("papers")
+
+
+@pytest.mark.parametrize("side, frame", [(224, 256), (96, 110), (128, 146), (32, 36)])
+def test_the_margin_of_a_crop_is_whole(side, frame):
+    assert frame_side(side, BAE) == frame  # 96 / 7 = 13.7 pixels, of which each side takes 7
+    assert frame_side(side, PAPER) == side
+
+
+@pytest.mark.parametrize(
+    "box, whole, cropped",
+    [
+        # 512×256 pixels -> 224×224: x · 7/16, y · 7/8; -> 256×256: x / 2, y · 1, and the crop begins at 16
+        ((128, 64, 384, 192), (56, 56, 168, 168), (48, 48, 176, 176)),
+        ((0, 0, 512, 256), (0, 0, 224, 224), (0, 0, 224, 224)),  # clipped
+        ((16, 8, 64, 250), (7, 7, 28, 218.75), (0, 0, 16, 224)),
+        ((0, 0, 20, 10), (0, 0, 8.75, 8.75), (0, 0, 0, 0)),  # wholly beside the crop
+        ((33, 17, 34, 18), (14.4375, 14.875, 14.875, 15.75), (0.5, 1, 1, 2)),  # not rounded
+    ],
+)
+def test_boxes_in_the_input_by_hand(box, whole, cropped):
+    assert to_input([box], (512, 256), 224, PAPER).tolist() == [list(whole)]
+    assert to_input([box], (512, 256), 224, BAE).tolist() == [list(cropped)]
+
+
+def test_no_boxes():
+    assert to_input([], (512, 256), 224, BAE).shape == (0, 4)
+
+
+@pytest.mark.parametrize("protocol", [PAPER, BAE])
+@pytest.mark.parametrize("side", [224, 96, 33])
+def test_boxes_follow_the_image(protocol, side):
+    """The same as the transform that the network's images take."""
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 200, (20, 2))
+    found = np.concatenate([corner, corner + rng.uniform(1, 100, (20, 2))], axis=1)
+    given = tv_tensors.BoundingBoxes(torch.tensor(found), format="XYXY", canvas_size=(310, 300), dtype=torch.float32)
+    image = tv_tensors.Image(torch.zeros(3, 310, 300, dtype=torch.uint8))
+    image, expected = datasets.test_transform(side, frame_side(side, protocol))(image, given)
+    assert image.shape == (3, side, side)
+    # boxes wholly beside the crop keep no area either way, but not the same place
+    kept = (expected[:, 2:] > expected[:, :2]).all(dim=1).numpy()
+    ours = to_input(found, (300, 310), side, protocol)
+    np.testing.assert_allclose(ours[kept], expected[kept], atol=1e-3)
+    assert (ours[~kept, 2:] <= ours[~kept, :2] + 1e-3).any(axis=1).all() and kept.sum() > 10

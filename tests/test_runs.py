@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from layouts_on_disk import cub, lines, weights_file
 from PIL import Image
 
 from wsol_utils import datasets, experiments, models, runs, training
-from wsol_utils.predictions import KINDS, Predictions
+from wsol_utils.predictions import Predictions
+from wsol_utils.protocols import PROTOCOLS
 from wsol_utils.training import Recipe
 
 
@@ -47,6 +49,13 @@ def draw(root, names):
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(root / name, format="PNG")
 
 
+# What a user finds in metrics.csv, at least.
+METRICS_COLUMNS = [
+    "dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization", "resolution",
+    "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images", "top1_cls", "top1_loc",
+    "gt_known", "gt_known_low", "gt_known_high",
+]  # fmt: skip
+
 # Files that one notebook hands to the next.
 
 
@@ -68,14 +77,32 @@ def test_annotations(config):
     pd.testing.assert_frame_equal(runs.annotations(config), table())
 
 
-def test_predictions(config):
-    kept = Predictions(
-        np.array(["a"]), np.array([1]), np.array([0]), np.zeros((1, 2), np.float16), np.array(KINDS),
-        np.zeros((1, 5, 2, 2), np.float16), np.zeros((1, 5), np.float32), np.zeros((0, 4), np.float32),
+def one_image(name):
+    return Predictions(
+        np.array([name]), np.array([1]), np.array([0]), np.zeros((1, 2), np.float16), np.array(["signed"]),
+        np.zeros((1, 1, 2, 2), np.float16), np.zeros((1, 1), np.float32), np.zeros((0, 4), np.float32),
         np.zeros(0, np.int64), np.array([8, 8]),
     )  # fmt: skip
-    kept.save(config.seed_folder(1) / "predictions_wgap.npz")
+
+
+def test_predictions(config):
+    one_image("a").save(config.seed_folder(1) / "predictions_wgap.npz")
     assert runs.predictions(config, 1, "wgap").image_id.tolist() == ["a"]
+
+
+def test_a_crop_of_the_images_is_another_pass(config):
+    files = {name: runs.prediction_file(config, 1, "wgap", row) for name, row in PROTOCOLS.items()}
+    assert files["paper"] == files["wsolevaluation"] == config.seed_folder(1) / "predictions_wgap.npz"
+    assert files["rethinkingcam"] == config.seed_folder(1) / "predictions_wgap_cropped.npz"
+    for name in ("paper", "rethinkingcam"):
+        one_image(name).save(files[name])
+    bae = experiments.replace(config, protocol="rethinkingcam")
+    assert runs.predictions(bae, 1, "wgap").image_id.tolist() == ["rethinkingcam"]  # the run's own geometry
+    assert runs.predictions(bae, 1, "wgap", PROTOCOLS["paper"]).image_id.tolist() == ["paper"]
+    assert runs.predictions(config, 1, "wgap", PROTOCOLS["rethinkingcam"]).image_id.tolist() == ["rethinkingcam"]
+    files["rethinkingcam"].unlink()
+    with pytest.raises(FileNotFoundError, match=r"predictions_wgap_cropped\.npz is missing: run notebooks/03_"):
+        runs.predictions(bae, 1, "wgap")
 
 
 def test_tables_of_several_seeds(config, capsys):
@@ -107,16 +134,24 @@ def test_an_interrupted_csv_leaves_the_old_file(tmp_path, monkeypatch):
 def test_described_rows_have_the_columns_of_metrics_csv(config):
     kinds = ["gap", "wgap", "wgap_sum", "tap"]
     rows = pd.DataFrame({"pooling": kinds, "seed": 0, "recombination": "absolute", "threshold_rule": "fixed",
-                         "threshold": 0.2, "uses_ground_truth": False, "n_images": 3, "top1_cls": 1.0, "top1_loc": 1.0,
-                         "gt_known": 1.0, "gt_known_low": 0.0, "gt_known_high": 2.0, "extra": 9})  # fmt: skip
+                         "threshold": 0.2, "threshold_sd": 0.0, "uses_ground_truth": False, "n_images": 3,
+                         "top1_cls": 1.0, "top1_loc": 1.0, "gt_known": 1.0, "gt_known_low": 0.0, "gt_known_high": 2.0,
+                         "p_value": 1.0, "extra": 9})  # fmt: skip
     found = runs.described(config, rows)
-    assert list(found.columns) == [
-        "dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization", "resolution",
-        "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images", "top1_cls", "top1_loc",
-        "gt_known", "gt_known_low", "gt_known_high",
+    assert list(found.columns) == runs.METRICS_COLUMNS
+    assert set(METRICS_COLUMNS) <= set(found.columns) and found.drop(columns="temperature").notna().all(axis=None)
+    words = ["dataset", "profile", "backbone", "features", "protocol", *experiments.CONVENTIONS, "candidates"]
+    assert found.loc[0, words].tolist() == [
+        "birds", "sample", "small_vgg", "plain", "paper", "max", "input", "bilinear", "pixels", "8-neighbours", 21,
     ]  # fmt: skip
-    assert found.loc[0, ["dataset", "profile", "backbone"]].tolist() == ["birds", "sample", "small_vgg"]
-    assert found.loc[0, ["normalization", "resolution", "protocol"]].tolist() == ["max", "input", "paper"]
+    own = {"features": "weighted", "protocol": "wsolevaluation", "normalization": "max", "resolution": "map",
+           "boundary": "contour", "candidates": 11}  # fmt: skip
+    found = runs.described(experiments.replace(config, temperature=0.5, **own), rows)
+    assert found.loc[0, words].tolist() == [
+        "birds", "sample", "small_vgg", "weighted", "wsolevaluation", "max", "map", "bicubic", "contour", "contour", 11,
+    ]  # fmt: skip
+    assert found["temperature"].fillna(-1).tolist() == [-1, 0.5, 0.5, -1]
+    found = runs.described(config, rows)
     assert found["temperature"].fillna(-1).tolist() == [-1, 1, 1, -1]  # a cell that does not apply is empty
     assert found["pooling"].tolist() == kinds
 
@@ -167,6 +202,24 @@ def test_a_validation_part_is_held_out_of_the_train_split(tmp_path):
     train, held = runs.split(config, both, "train"), runs.split(config, both, "test")
     assert len(train) == 8 and len(held) == 2  # a fifth of each class
     assert sorted([*train["image_id"], *held["image_id"]]) == [str(i) for i in range(10)]
+
+
+def test_photographs_in_the_geometry_of_a_protocol(config):
+    """An image whose left and right eighths are black: the crop of 110 pixels to 96 leaves 1 pixel of each less."""
+    pixels = np.full((110, 110, 3), 255, np.uint8)
+    pixels[:, :8] = pixels[:, -8:] = 0
+    Image.fromarray(pixels).save(config.root / "0.png")
+    test = table(1, "test").assign(boxes=[[(8.0, 0.0, 102.0, 110.0)]])
+    cropped, _, box = runs.test_set(config, test, PROTOCOLS["rethinkingcam"])[0]
+    assert cropped.shape == (3, 96, 96) and box.tolist() == [[1, 0, 95, 96]]
+    whole, _, box = runs.test_set(config, test, PROTOCOLS["paper"])[0]
+    assert whole.shape == (3, 96, 96)
+    np.testing.assert_allclose(box, [[8 * 96 / 110, 0, 102 * 96 / 110, 96]], rtol=1e-6)
+    (seen,) = runs.pictures(experiments.replace(config, protocol="rethinkingcam"), test, [0])
+    assert seen.shape == (96, 96, 3) and seen.dtype == np.uint8
+    assert (seen[:, [0, 95]] == 0).all() and (seen[:, 1:95] == 255).all()
+    (seen,) = runs.pictures(config, test, [0])
+    assert (seen[:, [0, 5, 90, 95]] == 0).all() and (seen[:, 9:87] == 255).all()
 
 
 def test_network(config):
@@ -301,3 +354,79 @@ def test_things_are_held_out_where_things_are_evaluated(things, config, monkeypa
     for dataset, part in (("birds", "validation"), ("things", "test"), ("things", "validation")):
         runs.starting_weights(experiments.configure(dataset, results=config.results, evaluate_on=part), 0)
     assert seen == [10, 10, 8]
+
+
+# Rates of the head.
+
+
+@pytest.fixture
+def small_cub(tmp_path):
+    """Ten train images and four test images of two classes, and weights to start from."""
+    cub(tmp_path / "cub", train=5, test=2)
+    torch.manual_seed(0)
+    weights_file(tmp_path / "small.safetensors", models.SmallVGG(), "features.")
+
+    def configured(results="results", **values):
+        usual = {"backbone": "small_vgg", "image_size": 32, "resize_size": 36, "batch_size": 4, "epochs": 1, "lr": 1e-3}
+        places = {"data_root": str(tmp_path / "cub"), "weights": str(tmp_path / "small.safetensors"), "device": "cpu"}
+        return experiments.configure(
+            "cub", "paper", evaluate_on="validation", results=str(tmp_path / results), **places, **usual | values
+        )
+
+    return configured
+
+
+def test_head_rates(small_cub):
+    config = small_cub()
+    found = runs.head_rates(config, 0, {"gap": [1, 100], "wgap": [1000.0]})
+    assert found[["pooling", "head_multiplier", "n_images"]].to_numpy().tolist() == [
+        ["gap", 1, 2], ["gap", 100, 2], ["wgap", 1000, 2],
+    ]  # fmt: skip
+    held = datasets.hold_out(datasets.read_cub(config.root)).query("split == 'test'")
+    images = datasets.ImageDataset(held, config.root, datasets.test_transform(32))
+    images, labels, _ = datasets.collate([images[i] for i in range(2)])
+    for pooling, rate, loss, accuracy in found.drop(columns="n_images").itertuples(index=False):
+        file = config.seed_folder(0) / "head_rates" / f"{pooling}_{rate:g}.safetensors"
+        model = models.load_into(models.build("small_vgg", 2, pooling), file).eval()
+        with torch.inference_mode():
+            logits = model(images).logits
+        assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-3)
+        assert accuracy == 100 * (logits.argmax(dim=1) == labels).double().mean()
+    assert found["loss"].nunique() == 3  # the rates were used
+
+
+def test_head_rates_look_at_no_test_image_and_at_no_box(small_cub):
+    rates = {"gap": [1.0], "wgap": [100.0]}
+    config = small_cub()
+    expected = runs.head_rates(config, 0, rates)
+    table = datasets.read_cub(config.root)
+    for path in table.loc[table["split"] == "test", "path"]:
+        (config.root / path).unlink()
+    boxes = (config.root / "bounding_boxes.txt").read_text().splitlines()
+    lines(config.root / "bounding_boxes.txt", [f"{line.split()[0]} 1.0 1.0 2.0 2.0" for line in boxes])
+    pd.testing.assert_frame_equal(runs.head_rates(small_cub("again"), 0, rates), expected, check_exact=True)
+    with pytest.raises(datasets.DatasetError):  # an image that is looked at is missed
+        (config.root / table.loc[table["split"] == "train", "path"].iloc[0]).write_bytes(b"")
+        runs.head_rates(small_cub("once more"), 0, rates)
+
+
+def test_head_rates_are_not_chosen_on_the_test_split(small_cub):
+    with pytest.raises(ValueError, match="evaluate_on='validation'"):
+        runs.head_rates(experiments.replace(small_cub(), evaluate_on="test"), 0, {"gap": [1.0]})
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize(
+    "values, rate", [({"epochs": 3, "lr": 1e30}, 1.0), ({"batch_size": 8, "lr": 1e30}, 1.0), ({"batch_size": 8}, 1e20)]
+)
+def test_a_rate_that_diverges_has_no_figure(small_cub, values, rate):
+    """While it trains; in the very last step; or to logits that float16 cannot hold."""
+    found = runs.head_rates(small_cub(**values), 0, {"gap": [rate]})
+    assert list(found.columns) == ["pooling", "head_multiplier", "n_images", "loss", "top1_cls"]
+    assert found["n_images"].tolist() == [2] and found[["loss", "top1_cls"]].isna().all(axis=None)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_the_next_rate_is_tried_all_the_same(small_cub):
+    found = runs.head_rates(small_cub(), 0, {"gap": [1e20, 1.0]})
+    assert found["loss"].isna().tolist() == [True, False] == found["top1_cls"].isna().tolist()

@@ -11,6 +11,9 @@ import click
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE_SEEDS, REFERENCE_POOLINGS = "0,1,2", "gap,wgap,wgap_sum,tap"
+TEMPERATURES = (0.5, 2.0)  # of WGAP's softmax, beside the paper's 1
+SEED_TABLES = ("history", "channels", "features", "failures", "conventions", "protocols", "max_box_acc")
+RULES = ("fixed", "first_above_mean", "best_fixed", "oracle")  # what `evaluate` shows if nothing else is asked
 EXAMPLE = 7  # the test image of birds that notebook 00 shows: any would do
 
 
@@ -41,19 +44,101 @@ def notebooks() -> None:
             execute_in_place(path)
 
 
-@main.command()
+@main.command("reference")
 @click.option("--seeds", default=REFERENCE_SEEDS, show_default=True)
 @click.option("--poolings", default=REFERENCE_POOLINGS, show_default=True)
-def reference(seeds: str, poolings: str) -> None:
+def measure_reference(seeds: str, poolings: str) -> None:
     """Measure again what results/reference/sample holds: more poolings and seeds than `make reproduce`."""
-    run = [sys.executable, "-m", "doit", "--file", str(ROOT / "dodo.py"), "run"]
+    from wsol_utils import reference
+
     wide = "results/.reference"
-    values = [f"SEEDS={seeds}", f"POOLINGS={poolings}", f"RESULTS={wide}"]
-    subprocess.run([*run, *values, "notebooks", "manifest"], check=True, cwd=ROOT)  # 00 shows what this measures
+    for dataset in ("things", "birds"):  # the old bands are not to judge the new figures
+        (reference.folder("sample", dataset) / "bands.csv").unlink(missing_ok=True)
+    birds = ROOT / wide / "sample" / "birds"
+    run_notebooks(SEEDS=seeds, POOLINGS=poolings, RESULTS=wide)
     for dataset in ("things", "birds"):
         keep_run(ROOT / wide / "sample" / dataset)
-    keep_example(ROOT / wide / "sample" / "birds")
+    keep_example(birds)
     shutil.copy(ROOT / wide / "sample" / "fig4.png", ROOT / "results" / "reference" / "sample" / "fig4.png")
+    for temperature in TEMPERATURES:
+        own = f"{wide}/temperature_{temperature:g}"
+        for path in (ROOT / wide / "sample" / "things").glob("seed*/*backbone.safetensors"):
+            copied = ROOT / own / path.relative_to(ROOT / wide)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copied)
+            shutil.copy(path.with_name("pretraining.safetensors"), copied.with_name("pretraining.safetensors"))
+        run_notebooks(DATASET="birds", SEEDS=seeds, POOLINGS="wgap", TEMPERATURE=temperature, RESULTS=own)
+    keep_temperatures(birds, [ROOT / wide / f"temperature_{t:g}" / "sample" / "birds" for t in TEMPERATURES])
+
+
+def run_notebooks(**values: object) -> None:
+    """Notebooks 01 to 06 with these values, through the runner; 00 shows what they measure and is not run."""
+    run = [sys.executable, "-m", "doit", "--file", str(ROOT / "dodo.py"), "run"]
+    given = [f"{name}={value}" for name, value in values.items()]
+    subprocess.run([*run, *given, "notebooks", "manifest"], check=True, cwd=ROOT)
+
+
+@main.command("tune-heads")
+@click.argument("dataset")
+@click.option("--profile", default="sample", show_default=True)
+@click.option("--rates", multiple=True, required=True, help="values to try, as wgap=50,200,800; for each pooling")
+@click.option("--data-root", default="", help="folder of the data set's own files")
+@click.option("--weights", default="", help="safetensors file to start from")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--results", default="results", show_default=True)
+def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], seed: int, **values: str) -> None:
+    """Try several rates of the head for each pooling on a validation part of DATASET's train split."""
+    import torch
+
+    from wsol_utils import experiments, runs
+
+    tried = {name: [float(x) for x in listed.split(",")] for name, listed in (rate.split("=") for rate in rates)}
+    config = experiments.configure(dataset, profile, evaluate_on="validation", **values)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    found = runs.head_rates(config, seed, tried)
+    runs.write_csv(found, config.folder / "head_rates.csv")
+    click.echo(found.to_string(index=False))
+    click.echo(f"wrote {config.show(config.folder / 'head_rates.csv')}")
+
+
+@main.command()
+@click.option("--maps", required=True, help="folder of score maps, <image id>.npy each")
+@click.option("--metadata", "folder", required=True, help="folder of image_ids.txt etc., as in wsolevaluation")
+@click.option("--protocol", default="paper", show_default=True, help="or wsolevaluation, rethinkingcam")
+@click.option("--rule", "rules", multiple=True, default=RULES, show_default=True, help="may be given several times")
+@click.option("--size", type=click.IntRange(min=1), default=224, show_default=True, help="side of the network's input")
+@click.option("--predicted", help="file of predicted classes for Top-1, a line <image id>,<class> each")
+@click.option("--masks", "mask_root", help="folder of OpenImages' masks, or of CUB's segmentations, for PxAP")
+@click.option("--out", type=click.Path(path_type=Path), help="CSV file to write, at full precision")
+def evaluate(
+    maps: str, folder: str, protocol: str, rules: tuple[str, ...], size: int,
+    predicted: str | None, mask_root: str | None, out: Path | None,
+) -> None:  # fmt: skip
+    """Evaluate score maps of any network, in percent: a row for each threshold rule."""
+    import pandas as pd
+
+    from wsol_utils import masks, protocols, runs, score_maps
+
+    try:
+        convention, metadata = protocols.get(protocol), score_maps.read_metadata(folder)
+        classes = score_maps.read_predicted(predicted, metadata) if predicted else None
+        objects = None
+        if mask_root and metadata.masks:
+            objects = masks.of_openimages(metadata, mask_root, metadata.image_ids, size, convention)
+        elif mask_root:
+            objects = masks.of_cub(mask_root, pd.DataFrame({"image_id": metadata.image_ids}), size, convention)
+        table = score_maps.evaluate(maps, metadata, protocol, rules, size, classes, objects)
+        if out:
+            runs.write_csv(table, out)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error).replace("\n", " ")) from error
+    digits = {"threshold": ".3f", "threshold_sd": ".3f", "p_value": ".2g"}
+    formats = {name: f"{{:{digits.get(name, '.1f')}}}".format for name in table.select_dtypes("float")}
+    whole = table[["max_box_acc", "max_box_acc_v2", "pxap"]].iloc[0].dropna()
+    rows = table.drop(columns=list(whole.index)).dropna(axis=1, how="all")
+    click.echo(rows.to_string(index=False, formatters=formats))
+    click.echo(", ".join(f"{name} {percent:.1f}" for name, percent in whole.items()))
 
 
 @main.command("keep-reference")
@@ -73,11 +158,31 @@ def keep_run(run: Path) -> None:
     kept = reference.folder(profile, dataset)
     kept.mkdir(parents=True, exist_ok=True)
     pictures = ("fig2.png", "fig3.png", "fig4.png") if profile == "sample" else ()
-    for name in ("metrics.csv", "table.csv", "table.md", *pictures):
+    for name in ("metrics.csv", "seeds.csv", "differences.csv", "table.csv", "table.md", *pictures):
         shutil.copy(run / name, kept / name)
+    measured = pd.read_csv(run / "metrics.csv")
+    for name in SEED_TABLES:
+        tables = [run / f"seed{seed}" / f"{name}.csv" for seed in sorted(set(measured["seed"]))]
+        rows = [pd.read_csv(table) for table in tables if table.is_file()]  # nothing was trained: no history
+        if rows:
+            runs.write_csv(pd.concat(rows).round(4), kept / f"{name}.csv")
+    rates = run.with_name(f"{dataset}_validation") / "head_rates.csv"
+    if rates.is_file():
+        shutil.copy(rates, kept / rates.name)
     if profile == "sample":
-        runs.write_csv(reference.bands(pd.read_csv(run / "metrics.csv")), kept / "bands.csv")
+        runs.write_csv(reference.bands(measured), kept / "bands.csv")
     reference.write_readme()
+
+
+def keep_temperatures(usual: Path, others: list[Path]) -> None:
+    """WGAP at several temperatures of its softmax, side by side."""
+    import pandas as pd
+
+    from wsol_utils import reference, runs
+
+    rows = pd.concat([pd.read_csv(run / "seeds.csv") for run in (usual, *others)])
+    rows = rows[rows["pooling"] == "wgap"].sort_values("temperature", kind="stable")
+    runs.write_csv(rows, reference.folder("sample", "birds") / "temperatures.csv")
 
 
 def keep_example(run: Path) -> None:

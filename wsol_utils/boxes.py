@@ -1,21 +1,22 @@
 """The box of the largest connected component of a thresholded map (Zhang et al., Sec. 4.3).
 
+Largest by pixel count, or by the area of OpenCV's contour as both reference evaluations have it.
+
 Boxes are (x0, y0, x1, y1) in pixels, half-open. Tensors and numpy arrays are accepted, and the same
 kind is returned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 Array = Tensor | np.ndarray
-EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
-def largest_boxes(maps: Array, thresholds: Sequence[float] | Array) -> Array:
+def largest_boxes(maps: Array, thresholds: Sequence[float] | Array, component: str = "pixels") -> Array:
     """The largest component's box of every map at every threshold.
 
     Mask: map > η · max, strictly, computed in the map's dtype. Components are 8-connected; the largest
@@ -24,59 +25,118 @@ def largest_boxes(maps: Array, thresholds: Sequence[float] | Array) -> Array:
     Args:
         maps: (B, H, W).
         thresholds: (K,), fractions of each map's maximum.
+        component: "pixels", or "contour" for the largest by `contours`' area, ties to the first of them.
 
     Returns:
         (B, K, 4) int64; (0, 0, 0, 0) where nothing is above the threshold.
 
     Raises:
-        ValueError: if a shape is wrong, or the maps are not floating point or not finite.
+        ValueError: if a shape is wrong, the component is unknown, or the maps are not floating point or not finite.
     """
     values = _floating(maps)
     eta = _tensor(thresholds).to(values)  # (K,), in the maps' dtype
     if eta.ndim != 1:
         raise ValueError(f"thresholds must be (K,), got {tuple(eta.shape)}")
-    return _like(maps, _boxes(values, eta.expand(len(values), -1)))
+    return _like(maps, _boxes(values, eta.expand(len(values), -1), component))
 
 
-def largest_box(maps: Array, thresholds: Sequence[float] | Array) -> Array:
+def largest_box(maps: Array, thresholds: Sequence[float] | Array, component: str = "pixels") -> Array:
     """The largest component's box of every map, each at its own threshold.
 
     Args:
         maps: (B, H, W).
         thresholds: (B,), a fraction of its maximum for each map.
+        component: as for `largest_boxes`.
 
     Returns:
         (B, 4) int64, as `largest_boxes` gives them.
 
     Raises:
-        ValueError: if a shape is wrong or the lengths differ, or the maps are not floating point or not finite.
+        ValueError: if a shape is wrong, the lengths differ, the component is unknown, or the maps are not
+            floating point or not finite.
     """
     values = _floating(maps)
     eta = _tensor(thresholds).to(values)
     if eta.shape != values.shape[:1]:
         raise ValueError(f"{len(values)} maps need as many thresholds, got {tuple(eta.shape)}")
-    return _like(maps, _boxes(values, eta[:, None])[:, 0])
+    return _like(maps, _boxes(values, eta[:, None], component)[:, 0])
 
 
-def _boxes(values: Tensor, eta: Tensor) -> Tensor:
+def contours(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All contours of a mask as OpenCV follows them, the outer ones of its components and those of their holes.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        (M, 4) int64 boxes, the largest contour's first, and (M,) the areas that the contours enclose; they run
+        through pixel centres, so a line one pixel wide encloses nothing, and a component's holes count as filled.
+    """
+    found, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    rectangles = np.array([cv2.boundingRect(contour) for contour in found], dtype=np.int64).reshape(-1, 4)
+    rectangles[:, 2:] += rectangles[:, :2]  # x, y, width, height -> half-open corners
+    areas = np.array([cv2.contourArea(contour) for contour in found])
+    order = np.argsort(-areas, kind="stable")  # equal ones stay in OpenCV's order
+    return rectangles[order], areas[order]
+
+
+def contour_boxes(image: np.ndarray, thresholds: Sequence[float]) -> list[np.ndarray]:
+    """The boxes of all contours of one map at every threshold, for MaxBoxAccV2 of Choe et al.
+
+    Args:
+        image: (H, W).
+        thresholds: (K,), fractions of the map's maximum.
+
+    Returns:
+        K arrays (M, 4) int64, the largest contour's box first, one and the same array where two thresholds give the
+        same mask; (1, 4) of zeros where nothing is above.
+    """
+    cuts = np.asarray(thresholds, dtype=image.dtype) * image.max()  # in the map's dtype, as for `largest_boxes`
+    return _at_every_threshold(image, cuts, _contour_boxes)
+
+
+def _boxes(values: Tensor, eta: Tensor, component: str) -> Tensor:
     """(B, H, W) maps and (B, K) thresholds -> (B, K, 4)."""
+    if component not in COMPONENTS:
+        raise ValueError(f"unknown component {component!r}; choose one of {', '.join(COMPONENTS)}")
     cuts = (eta * values.amax(dim=(1, 2))[:, None]).cpu().numpy()  # (B, K), in the maps' dtype
     boxes = np.zeros((*eta.shape, 4), dtype=np.int64)
     for image, levels, found in zip(values.cpu().numpy(), cuts, boxes, strict=True):
-        for k, level in enumerate(levels):
-            found[k] = _largest_component(image > level)
+        found[:] = np.reshape(_at_every_threshold(image, levels, COMPONENTS[component]), (-1, 4))  # K may be 0
     return torch.from_numpy(boxes).to(values.device)
 
 
-def _largest_component(mask: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return 0, 0, 0, 0
-    top, left = rows[0], columns[0]  # only the part that holds anything is labelled
-    labels, _ = ndimage.label(mask[top : rows[-1] + 1, left : columns[-1] + 1], structure=EIGHT_NEIGHBOURS)
-    sizes = np.bincount(labels.ravel())[1:]  # labels are numbered in row-major order
-    rows, columns = ndimage.find_objects(labels)[int(sizes.argmax())]  # argmax: the first of a tie
-    return left + columns.start, top + rows.start, left + columns.stop, top + rows.stop
+def _at_every_threshold(image: np.ndarray, cuts: np.ndarray, what: Callable) -> list:
+    """`what` of the mask above every cut, computed once for each mask: they are nested, so its size tells it."""
+    known: dict[int, object] = {}
+    results = []
+    for cut in cuts:
+        mask = image > cut
+        size = np.count_nonzero(mask)
+        if size not in known:
+            known[size] = what(mask)
+        results.append(known[size])
+    return results
+
+
+def _most_pixels(mask: np.ndarray) -> np.ndarray:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    if len(stats) == 1:  # the background alone
+        return np.zeros(4, dtype=np.int64)
+    x, y, width, height, sizes = stats[1:].T
+    largest = np.flatnonzero(sizes == sizes.max())
+    if len(largest) > 1:  # the component that comes first in row-major order; OpenCV's own order is another
+        largest = labels.ravel()[np.isin(labels.ravel(), largest + 1).argmax()] - 1
+    k = int(np.ravel(largest)[0])
+    return np.array([x[k], y[k], x[k] + width[k], y[k] + height[k]])
+
+
+def _contour_boxes(mask: np.ndarray) -> np.ndarray:
+    found, _ = contours(mask)
+    return found if len(found) else np.zeros((1, 4), dtype=np.int64)
+
+
+COMPONENTS = {"pixels": _most_pixels, "contour": lambda mask: _contour_boxes(mask)[0]}
 
 
 def _tensor(values: Sequence[float] | Array) -> Tensor:

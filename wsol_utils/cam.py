@@ -9,23 +9,26 @@ from torch import Tensor
 
 Array = Tensor | np.ndarray
 
+# M_p and M_n, the maps of the channels with positive and with negative weights, each (B, H, W) -> the map.
 RECOMBINATIONS = {
-    "signed": lambda weights: weights,  # M_p + M_n: Eq. 2, the original CAM
-    "positive": lambda weights: weights.clamp(min=0),  # M_p alone; the NWC of Bae et al.
-    "absolute": lambda weights: weights.abs(),  # M_p + |M_n|: Eq. 3
+    "signed": lambda m_p, m_n: m_p + m_n,  # Eq. 2, the original CAM
+    "positive": lambda m_p, m_n: m_p,  # M_p alone; the NWC of Bae et al.
+    "absolute": lambda m_p, m_n: m_p - m_n,  # Eq. 3, right-hand side: the sum of |w_k| times channel k
+    "absolute_maps": lambda m_p, m_n: m_p + m_n.abs(),  # Eq. 3, left-hand side: M_p + |M_n|
 }
 
 
 def activation_map(features: Array, class_weights: Array, recombination: str = "absolute") -> Array:
     """Class activation map with recombined channel weights (Zhang et al., Eqs. 2 and 3).
 
-    After a ReLU, where no feature is negative, M_p + |M_n| is the sum of |w_k| F_k: that is what
-    "absolute" computes.
+    After a ReLU, where no feature is negative, the two sides of Eq. 3 are equal; for signed features
+    they are not.
 
     Args:
         features: (B, C, H, W), last convolutional layer after its ReLU, before pooling.
         class_weights: (B, C), the classifier's row for each image's class.
-        recombination: "signed" (Eq. 2), "positive" (M_p alone) or "absolute" (Eq. 3).
+        recombination: "signed" (Eq. 2), "positive" (M_p alone), "absolute" (Eq. 3) or "absolute_maps"
+            (Eq. 3 as M_p + |M_n|).
 
     Returns:
         (B, H, W), raw scores, not normalised.
@@ -41,8 +44,14 @@ def activation_map(features: Array, class_weights: Array, recombination: str = "
         raise ValueError(
             f"features (B, C, H, W) and class_weights (B, C) do not agree: {tuple(maps.shape)}, {tuple(weights.shape)}"
         )
-    combined = torch.einsum("bc,bchw->bhw", RECOMBINATIONS[recombination](weights).to(maps.dtype), maps)
-    return _like(features, combined)
+    return _like(features, RECOMBINATIONS[recombination](*parts(maps, weights)))
+
+
+def parts(features: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """M_p and M_n (Eq. 2): (B, C, H, W), (B, C) -> two of (B, H, W)."""
+    signs = torch.stack([class_weights.clamp(min=0), class_weights.clamp(max=0)])  # (2, B, C)
+    m_p, m_n = torch.einsum("sbc,bchw->sbhw", signs.to(features.dtype), features)
+    return m_p, m_n
 
 
 def normalize(maps: Array, how: str = "max") -> Array:
@@ -70,22 +79,26 @@ def normalize(maps: Array, how: str = "max") -> Array:
     return _like(maps, scaled.to(dtype))
 
 
-def upsample(maps: Array, size: int | tuple[int, int]) -> Array:
-    """Bilinear upsampling without aligned corners.
+def upsample(maps: Array, size: int | tuple[int, int], interpolation: str = "bilinear") -> Array:
+    """Upsampling without aligned corners.
 
     Args:
         maps: (B, H, W).
         size: the new height and width in pixels, or one number for both.
+        interpolation: "bilinear", or "bicubic" as both reference evaluations have it (OpenCV's, a = -0.75),
+            which can leave the range of the map.
 
     Returns:
         (B, H', W').
 
     Raises:
-        ValueError: if the maps are not floating point or not finite.
+        ValueError: if the interpolation is unknown, or the maps are not floating point or not finite.
     """
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"unknown interpolation {interpolation!r}; choose one of bilinear, bicubic")
     size = (int(size), int(size)) if np.ndim(size) == 0 else tuple(int(side) for side in size)
     values = _floating(maps, "maps")
-    larger = torch.nn.functional.interpolate(values[:, None], size=size, mode="bilinear", align_corners=False)
+    larger = torch.nn.functional.interpolate(values[:, None], size=size, mode=interpolation, align_corners=False)
     return _like(maps, larger[:, 0])
 
 

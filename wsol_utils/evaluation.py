@@ -1,6 +1,7 @@
 """From maps to boxes to a row of metrics: the same few steps for every combination that is compared."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,49 +18,96 @@ def prepared(maps: np.ndarray, size: Sequence[int], protocol: Protocol) -> Itera
     Args:
         maps: (N, H, W).
         size: height and width of the network's input.
-        protocol: normalisation and resolution.
+        protocol: resolution, interpolation, normalisation and levels.
 
     Yields:
-        (at most CHUNK, H', W').
+        (at most CHUNK, H', W'), whole numbers where the protocol has levels.
     """
     for start in range(0, len(maps), CHUNK):
         chunk = maps[start : start + CHUNK]
         if protocol.resolution == "input":
-            chunk = cam.upsample(chunk, tuple(int(side) for side in size))
-        yield cam.normalize(chunk, protocol.normalization)
+            chunk = cam.upsample(chunk, tuple(int(side) for side in size), protocol.interpolation)
+        chunk = cam.normalize(chunk, protocol.normalization)
+        # uint8 cuts off; and a whole number exceeds int(η · max) exactly where it exceeds η · max
+        yield np.floor(protocol.levels * chunk.astype(np.float64)) if protocol.levels else chunk
 
 
-def iou_on_grid(predictions: Predictions, recombination: str, protocol: Protocol) -> np.ndarray:
-    """IoU of the largest component's box with the nearest true box, at every candidate threshold.
+def truth(predictions: Predictions, protocol: Protocol) -> list[np.ndarray]:
+    """The true boxes, N arrays (n, 4), in the convention of the protocol: cut to whole numbers where it is inclusive."""
+    true = predictions.true_boxes()  # float32: a corner 223.99999 is one at 224
+    return [np.floor(corners.round(3)) for corners in true] if protocol.inclusive else true
+
+
+def iou_on_grid(predictions: Predictions, kind: str, protocol: Protocol) -> np.ndarray:
+    """IoU of the largest component's box with the nearest true box, at every threshold of the protocol's grid.
+
+    Args:
+        kind: which of the maps.
 
     Returns:
         (N, K).
     """
-    true = predictions.true_boxes()
-    chunks = prepared(predictions.maps(recombination), predictions.size, protocol)
-    found = np.concatenate([boxes.largest_boxes(chunk, protocol.candidates) for chunk in chunks])  # (N, K, 4)
-    found = _to_input(found, predictions, protocol)
-    return np.stack([metrics.best_iou(found[:, k], true) for k in range(found.shape[1])], axis=1)
+    chunks = prepared(predictions.maps(kind), predictions.size, protocol)
+    found = [boxes.largest_boxes(chunk, protocol.grid, protocol.component) for chunk in chunks]  # of (n, K, 4)
+    found = _as_scored(np.concatenate(found), predictions, protocol)
+    return metrics.best_iou_on_grid(found, truth(predictions, protocol), protocol.inclusive)
+
+
+def iou_of_contours(predictions: Predictions, kind: str, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+    """As `iou_on_grid` under a protocol that takes contours, together with what MaxBoxAccV2 counts.
+
+    Returns:
+        (N, K) of the largest contour's box, and (N, K) of the best box among all contours of the mask.
+    """
+    true = truth(predictions, protocol)
+    largest, best = np.zeros((2, len(true), len(protocol.grid)))
+    chunks = prepared(predictions.maps(kind), predictions.size, protocol)
+    for i, image in enumerate(image for chunk in chunks for image in chunk):
+        found = boxes.contour_boxes(image, protocol.grid)  # K arrays (M, 4), shared where masks are the same
+        distinct = {id(array): array for array in found}
+        first = np.cumsum([0, *map(len, distinct.values())])[:-1]
+        several = _as_scored(np.concatenate(list(distinct.values())), predictions, protocol)
+        overlap = metrics.iou(several, true[i], protocol.inclusive).max(axis=1, initial=0)
+        place = {key: j for j, key in enumerate(distinct)}
+        mask = [place[id(array)] for array in found]  # (K,)
+        largest[i], best[i] = overlap[first][mask], np.maximum.reduceat(overlap, first)[mask]
+    return largest, best
 
 
 def localize(
-    predictions: Predictions, recombination: str, protocol: Protocol, rules: Sequence[str]
+    predictions: Predictions, kind: str, protocol: Protocol, rules: Sequence[str]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The threshold that each rule chooses for each map, and the box that it gives.
 
     Returns:
-        For each rule: (N,) thresholds, (N, 4) boxes in the network's input frame.
+        For each rule: (N,) thresholds, (N, 4) boxes in the network's input frame, in the protocol's convention.
     """
     chosen: dict[str, list] = {rule: [] for rule in rules}
     found: dict[str, list] = {rule: [] for rule in rules}
-    for chunk in prepared(predictions.maps(recombination), predictions.size, protocol):
-        for rule, eta in thresholds.select_all(chunk, rules, protocol.candidates).items():
+    unlevelled = replace(protocol, levels=0)
+    maps, size = predictions.maps(kind), predictions.size
+    for chunk, graded in zip(prepared(maps, size, unlevelled), prepared(maps, size, protocol), strict=True):
+        selected = thresholds.select_all(chunk, rules, protocol.candidates, protocol.boundary)
+        for rule, eta in selected.items():
             chosen[rule].append(eta)
-            found[rule].append(boxes.largest_box(chunk, eta))
+            found[rule].append(boxes.largest_box(graded, eta, protocol.component))
     return {
-        rule: (np.concatenate(chosen[rule]), _to_input(np.concatenate(found[rule]), predictions, protocol))
+        rule: (np.concatenate(chosen[rule]), _as_scored(np.concatenate(found[rule]), predictions, protocol))
         for rule in rules
     }
+
+
+def overlaps(
+    predictions: Predictions, kind: str, protocol: Protocol, rules: Sequence[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The threshold that each rule chooses for each map, and the IoU of its box with the nearest true box.
+
+    Returns:
+        For each rule: (N,) thresholds, (N,) IoU.
+    """
+    true = truth(predictions, protocol)
+    localized = localize(predictions, kind, protocol, rules)
+    return {rule: (eta, metrics.best_iou(found, true, protocol.inclusive)) for rule, (eta, found) in localized.items()}
 
 
 def row(predictions: Predictions, overlap: np.ndarray, protocol: Protocol) -> dict[str, float]:
@@ -78,33 +126,86 @@ def row(predictions: Predictions, overlap: np.ndarray, protocol: Protocol) -> di
     return {"n_images": len(overlap), **figures, "gt_known_low": low, "gt_known_high": high}
 
 
-def grid_rows(predictions: Predictions, overlap: np.ndarray, protocol: Protocol) -> list[dict]:
+def on_grid(overlap: np.ndarray, protocol: Protocol) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Three ways to a threshold on the grid: the fixed one, and two that look at the true boxes.
 
     Args:
         overlap: (N, K), from `iou_on_grid`.
 
     Returns:
-        Rows for `fixed`, `best_fixed` (the one threshold that suits this split best) and `oracle`
-        (the best threshold of every image), the latter two with `uses_ground_truth`.
+        As `overlaps`, for `fixed`, `best_fixed` (the one threshold that suits this split best) and `oracle`
+        (the best threshold of every image).
     """
-    grid = np.array(protocol.candidates)
-    best = int((overlap >= protocol.iou).mean(axis=0).argmax())
+    grid, images = np.array(protocol.grid), np.arange(len(overlap))
     columns = {
-        "fixed": (np.full(len(overlap), np.abs(grid - thresholds.FIXED).argmin()), False),
-        "best_fixed": (np.full(len(overlap), best), True),
-        "oracle": (overlap.argmax(axis=1), True),
+        "fixed": np.full(len(overlap), np.abs(grid - thresholds.FIXED).argmin()),
+        "best_fixed": np.full(len(overlap), metrics.max_box_acc(overlap, protocol.iou)[1]),
+        "oracle": overlap.argmax(axis=1),
     }
-    return [
-        {"threshold_rule": rule, "threshold": float(grid[k].mean()), "uses_ground_truth": uses}
-        | row(predictions, overlap[np.arange(len(overlap)), k], protocol)
-        for rule, (k, uses) in columns.items()
-    ]
+    return {rule: (grid[k], overlap[images, k]) for rule, k in columns.items()}
 
 
-def _to_input(found: np.ndarray, predictions: Predictions, protocol: Protocol) -> np.ndarray:
-    """Boxes found at map resolution, in pixels of the network's input."""
-    if protocol.resolution == "input":
-        return found
-    height, width = predictions.scaled_maps.shape[2:]
-    return found * (np.array(predictions.size)[[1, 0, 1, 0]] / [width, height, width, height])
+def rows(predictions: Predictions, found: dict[str, tuple[np.ndarray, np.ndarray]], protocol: Protocol) -> list[dict]:
+    """A row of metrics for each rule of `overlaps` or `on_grid`, compared with the first of them on the same images.
+
+    Returns:
+        threshold_rule, threshold and threshold_sd (mean and deviation of those chosen), uses_ground_truth, what
+        `row` gives, and `p_value`: McNemar's against `fixed`, empty without it.
+    """
+    listed = []
+    for rule, (eta, overlap) in found.items():
+        figures = {"threshold_rule": rule, "threshold": float(eta.mean()), "threshold_sd": float(eta.std())}
+        figures["uses_ground_truth"] = rule in ("best_fixed", "oracle")
+        if "fixed" in found:
+            hits, usual = overlap >= protocol.iou, found["fixed"][1] >= protocol.iou
+            figures["p_value"] = metrics.mcnemar(hits, usual)
+        listed.append(figures | row(predictions, overlap, protocol))
+    return listed
+
+
+def coverage(predictions: Predictions, maps: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """How much of the true boxes maps cover above `thresholds.FIXED` of their maximum (Fig. 2, as a figure).
+
+    Args:
+        predictions: for the true boxes.
+        maps: (N, H, W), not negative.
+
+    Returns:
+        (N, 3): the share of the boxes' area that is covered, the share of the covered area inside them, and the
+        share of the image that they take: what a map covering all of it, or none in particular, would score.
+    """
+    true, listed = predictions.true_boxes(), []
+    for chunk in prepared(maps, predictions.size, replace(protocol, resolution="input", levels=0)):
+        for image in chunk:
+            inside = np.zeros(image.shape, dtype=bool)
+            for x0, y0, x1, y1 in np.rint(true[len(listed)]).astype(int):
+                inside[y0:y1, x0:x1] = True
+            covered = image > thresholds.FIXED * image.max()
+            both = np.count_nonzero(covered & inside)
+            listed.append([both / max(inside.sum(), 1), both / max(covered.sum(), 1), inside.mean()])
+    return np.array(listed)
+
+
+def pixel_average_precision(
+    predictions: Predictions, kind: str, protocol: Protocol, masks: Iterable[np.ndarray]
+) -> float:
+    """PxAP in percent (Choe et al.).
+
+    Args:
+        masks: N of (H, W) in the network's input frame: 1 object, 0 background, 255 ignored.
+    """
+    chunks = prepared(predictions.maps(kind), predictions.size, replace(protocol, resolution="input", levels=0))
+    return metrics.pixel_average_precision((image.clip(min=0) for chunk in chunks for image in chunk), masks)
+
+
+def _as_scored(found: np.ndarray, predictions: Predictions, protocol: Protocol) -> np.ndarray:
+    """Half-open boxes (..., 4) in pixels of the map -> what the protocol compares with the true boxes."""
+    height, width = (int(side) for side in predictions.size)
+    if protocol.resolution == "map":
+        rows, columns = predictions.scaled_maps.shape[2:]
+        found = found * (np.array([width, height, width, height]) / [columns, rows, columns, rows])
+    if protocol.empty == "image":
+        found = np.where(found[..., 2:3] > found[..., 0:1], found, [0, 0, width, height])
+    if protocol.clip:
+        found = np.minimum(found, [width - 1, height - 1, width - 1, height - 1])
+    return found

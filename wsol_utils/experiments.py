@@ -1,4 +1,4 @@
-"""The named configurations, a row of values for each data set and profile, and where a run keeps its files.
+"""A run's configuration: a row of `profiles` with what a notebook or make overrides, and where it keeps its files.
 
 Only the notebooks, the runner and the command line use this module.
 """
@@ -11,54 +11,22 @@ from pathlib import Path
 
 import torch
 
-from wsol_utils import cam, datasets, models, pooling, protocols, thresholds
+from wsol_utils import boxes, cam, datasets, models, pooling, protocols, thresholds
+from wsol_utils.predictions import FEATURES
+from wsol_utils.profiles import DATASETS, PROFILES
+from wsol_utils.protocols import Protocol
 from wsol_utils.training import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Values of a profile that hold for each of its data sets. The sample's head rates for gap and wgap were chosen on a
-# validation part of the train split (`evaluate_on="validation"`), never on test, three tries for each.
-PROFILES = {
-    "sample": {
-        "backbone": "small_vgg", "image_size": 96, "resize_size": 96, "padding": 8, "batch_size": 32, "lr": 3e-3,
-        "optimizer": "adamw", "schedule": "onecycle", "weight_decay": 1e-2, "threads": 2, "device": "cpu",
-        "head_multiplier": {"gap": 5.0, "wgap": 200.0, "wgap_sum": 1.4, "tap": 1.0},
-    },
-    "light": {
-        "backbone": "squeezenet1_1", "image_size": 224, "resize_size": 256, "batch_size": 32, "lr": 1e-4,
-        "optimizer": "adamw", "schedule": "constant", "weight_decay": 1e-2, "epochs": 12,
-        "head_multiplier": {"gap": 10.0, "wgap": 100.0, "wgap_sum": 0.6, "tap": 1.0},
-    },
-    # Sec. 5: VGG, ImageNet weights, learning rate 1e-4, batch 64; it says nothing of the rest.
-    # Equal steps of the logits ask for a head's rate in proportion to 1 / |pooled vector|²: with SqueezeNet's features
-    # that is about 80 times GAP's for WGAP as printed, a hundredth of it for the sum form and for TAP. With SGD, the
-    # 10 of GAP given to the sum form (for WGAP, times (W·H)²) made the network collapse. VGG-16 itself was not run.
-    "paper": {
-        "backbone": "vgg16", "image_size": 224, "resize_size": 256, "batch_size": 64, "lr": 1e-4,
-        "optimizer": "sgd", "schedule": "constant", "weight_decay": 5e-4, "epochs": 50, "weights": "imagenet",
-        "head_multiplier": {"gap": 10.0, "wgap": 1000.0, "wgap_sum": 0.03, "tap": 0.1},
-    },
-}  # fmt: skip
-
-# What each data set adds: its layout on disk, where it lies unless DATA_ROOT says otherwise, its budget.
-DATASETS = {
-    ("sample", "things"): {"layout": "ilsvrc", "data_root": "data/sample/things", "epochs": 5},
-    ("sample", "birds"): {"layout": "cub", "data_root": "data/sample/birds/CUB_200_2011", "epochs": 15},
-    ("light", "cub"): {"layout": "cub", "data_root": "data/CUB_200_2011", "weights": "imagenet"},
-    ("light", "ilsvrc"): {"layout": "ilsvrc", "data_root": "data/ILSVRC", "weights": "imagenet"},
-    ("light", "tiny_imagenet"): {
-        "layout": "tiny_imagenet", "data_root": "data/tiny-imagenet-200", "weights": "imagenet",
-        "image_size": 128, "resize_size": 144, "epochs": 3,
-    },
-    ("paper", "cub"): {"layout": "cub", "data_root": "data/CUB_200_2011"},
-    ("paper", "ilsvrc"): {"layout": "ilsvrc", "data_root": "data/ILSVRC", "epochs": 10},
-    ("paper", "tiny_imagenet"): {"layout": "tiny_imagenet", "data_root": "data/tiny-imagenet-200", "epochs": 10},
-}  # fmt: skip
-
-# The sample's stand-in for ImageNet weights: the small VGG, with plain GAP, from scratch on `things`.
-PRETRAINING = Recipe(
-    epochs=14, batch_size=32, lr=3e-3, head_multiplier=1.0, weight_decay=1e-2, optimizer="adamw", schedule="onecycle"
-)
+# Words of a protocol that a run can change one by one, each with what it can be.
+CONVENTIONS = {
+    "normalization": ("max", "minmax"),
+    "resolution": ("input", "map"),
+    "interpolation": ("bilinear", "bicubic"),
+    "component": tuple(boxes.COMPONENTS),
+    "boundary": thresholds.BOUNDARIES,
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +39,11 @@ class Config:
         data_root: folder of the data set's own files; a relative path starts at the repository's root.
         weights: "imagenet" (torchvision downloads them), a safetensors file, or "" for the sample's own.
         backbone, poolings, temperature: of `models` and `pooling`.
-        recombinations, rules, protocol: what notebooks 03 and 04 compare.
+        recombinations, rules: what notebooks 03 and 04 compare.
+        features: what maps are made of: "plain" (P), "weighted" (S⊙P) or "unrectified" (P before its ReLU).
+        protocol: the conventions of the evaluation, one of `protocols.PROTOCOLS`.
+        normalization, resolution, interpolation, component, boundary: a word of their own in place of the protocol's.
+        candidates: how many thresholds, evenly from 0 to 1, Sec. 4.3 chooses from; 0 for the protocol's.
         image_size, resize_size: pixels of the square input, and of the frame that it is cropped from in training.
         padding: a grey margin around that frame, in pixels, that the crop may reach into.
         head_multiplier: the head's rate as a multiple of `lr`, for each pooling.
@@ -101,9 +73,16 @@ class Config:
     weights: str = ""
     poolings: tuple[str, ...] = ("gap", "wgap")
     temperature: float = 1.0
-    recombinations: tuple[str, ...] = tuple(cam.RECOMBINATIONS)
+    recombinations: tuple[str, ...] = ("signed", "positive", "absolute")
     rules: tuple[str, ...] = tuple(rule for rule in thresholds.RULES if rule != "fixed")
+    features: str = "plain"
     protocol: str = "paper"
+    normalization: str = ""
+    resolution: str = ""
+    interpolation: str = ""
+    component: str = ""
+    boundary: str = ""
+    candidates: int = 0
     evaluate_on: str = "test"
     seeds: tuple[int, ...] = (0,)
     results: str = "results"
@@ -125,6 +104,14 @@ class Config:
     def root(self) -> Path:
         """The data set's folder."""
         return absolute(self.data_root)
+
+    @property
+    def conventions(self) -> Protocol:
+        """The protocol, with this run's own words in place of its."""
+        own = {name: getattr(self, name) for name in CONVENTIONS if getattr(self, name)}
+        if self.candidates:
+            own["candidates"] = tuple(i / (self.candidates - 1) for i in range(self.candidates))
+        return replace(protocols.get(self.protocol), **own)
 
     def recipe(self, name: str) -> Recipe:
         """How this run fine-tunes with the pooling of that name."""
@@ -195,6 +182,13 @@ def configure(dataset: str = "birds", profile: str = "sample", **values) -> Conf
     for name in config.rules:
         _one_of("threshold rule", name, thresholds.RULES)
     protocols.get(config.protocol)
+    _one_of("features", config.features, FEATURES)
+    for name, words in CONVENTIONS.items():
+        _one_of(name, getattr(config, name) or words[0], words)
+    if config.candidates and config.candidates < 3:
+        raise ValueError(
+            f"parameter candidates cannot be {config.candidates}: a step of V needs three of them at least"
+        )
     for name in ("image_size", "batch_size", "epochs", "lr"):
         if not getattr(config, name) > 0:
             raise ValueError(f"parameter {name} cannot be {getattr(config, name)!r}: it must be greater than 0")

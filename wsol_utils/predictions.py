@@ -4,6 +4,8 @@ A map takes H·W float16 numbers (338 bytes at 13×13); its scale is kept beside
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from wsol_utils import cam
 from wsol_utils.datasets import ImageDataset, collate
 
 QUIET = bool(os.environ.get("TQDM_DISABLE"))  # as in training
-KINDS = (*cam.RECOMBINATIONS, "strongest_positive", "strongest_negative")
+FEATURES = ("plain", "weighted", "unrectified")  # P, S⊙P, and P before its ReLU: what a map is made of
 PER_IMAGE = ("image_id", "label", "predicted", "logits", "scaled_maps", "scales")
 
 
@@ -30,8 +32,7 @@ class Predictions:
         label: (N,) int64, the true class.
         predicted: (N,) int64, the class with the highest logit.
         logits: (N, K) float16.
-        kinds: (R,) str: the recombinations (Eqs. 2 and 3), then the feature maps of the channels that
-            contribute most with positive and with negative weight, w_k · mean(F_k) (Fig. 2a).
+        kinds: (R,) str, which map is which: see `maps_of`.
         scaled_maps: (N, R, H, W) float16, each map divided by its largest magnitude.
         scales: (N, R) float32, those magnitudes.
         box: (M, 4) float32, the true boxes in the network's input frame, half-open pixels.
@@ -51,15 +52,16 @@ class Predictions:
     size: np.ndarray
 
     def maps(self, kind: str) -> np.ndarray:
-        """(N, H, W) float32 raw maps of one kind.
+        """(N, H, W) raw maps of one kind, float32 or wider.
 
         Raises:
             ValueError: if the kind is unknown.
         """
         if kind not in self.kinds:
-            raise ValueError(f"unknown recombination {kind!r}; choose one of {', '.join(self.kinds)}")
+            raise ValueError(f"these predictions hold no map {kind!r}; choose one of {', '.join(self.kinds)}")
         r = list(self.kinds).index(kind)
-        return self.scaled_maps[:, r].astype(np.float32) * self.scales[:, r, None, None]
+        wide = np.promote_types(np.float32, self.scaled_maps.dtype)
+        return self.scaled_maps[:, r].astype(wide) * self.scales[:, r, None, None]
 
     def true_boxes(self) -> list[np.ndarray]:
         """N arrays (n, 4) of the true boxes of each image."""
@@ -88,7 +90,6 @@ class Predictions:
             return cls(**{field.name: archive[field.name] for field in fields(cls)})
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module, dataset: ImageDataset, *, batch_size: int = 64, device: str = "cpu", workers: int = 0
 ) -> Predictions:
@@ -99,16 +100,22 @@ def predict(
         dataset: the split, with a transform that does not augment.
 
     Raises:
-        ValueError: if features or weights are not finite.
+        FloatingPointError: if features, weights or logits are not finite.
     """
     model.to(device, memory_format=torch.channels_last).eval()
+    temperature = getattr(model.pool, "temperature", 1.0) if hasattr(model, "pool") else 1.0
     loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate, pin_memory=device != "cpu")
     parts: dict[str, list] = {name: [] for name in ("label", "logits", "scaled_maps", "scales", "box", "box_image")}
     seen = 0
     for images, labels, boxes in tqdm(loader, desc="predict", unit="batch", disable=QUIET):
-        logits, features = model(images.to(device, memory_format=torch.channels_last, non_blocking=True))
-        maps = maps_of(features.float(), model.class_weights.float()[labels.to(device)])  # (B, R, H, W)
+        with torch.inference_mode(), _before_relu(model.backbone) as unrectified:
+            logits, features = model(images.to(device, memory_format=torch.channels_last, non_blocking=True))
+            weights = model.class_weights.float()[labels.to(device)]  # (B, C)
+            named = maps_of(features.float(), weights, temperature, *unrectified)
+            maps = torch.stack(list(named.values()), dim=1)  # (B, R, H, W)
         scales = maps.abs().amax(dim=(2, 3))  # (B, R)
+        if not (scales.isfinite().all() and logits.isfinite().all()):
+            raise FloatingPointError("features, class weights or logits are not finite: lower lr or head_multiplier")
         parts["label"].append(labels.clone())  # not the worker's shared memory, which is a file handle each
         parts["logits"].append(logits.float().cpu())
         parts["scaled_maps"].append((maps / scales.clamp(min=1e-30)[:, :, None, None]).half().cpu())
@@ -121,24 +128,68 @@ def predict(
     return Predictions(
         image_id=dataset.image_ids,
         predicted=whole["logits"].argmax(axis=1),
-        kinds=np.array(KINDS),
+        kinds=np.array(list(named)),
         size=np.array(size),
         **whole | {"logits": whole["logits"].astype(np.float16)},
     )
 
 
-def maps_of(features: Tensor, class_weights: Tensor) -> Tensor:
-    """All maps of Fig. 2 at once.
+def maps_of(
+    features: Tensor, class_weights: Tensor, temperature: float = 1.0, unrectified: Tensor | None = None
+) -> dict[str, Tensor]:
+    """All maps that the notebooks compare, and those of Fig. 2(a).
 
     Args:
-        features: (B, C, H, W).
+        features: (B, C, H, W), P.
         class_weights: (B, C), of each image's class.
+        temperature: of the spatial softmax S.
+        unrectified: (B, C, H, W), the features before the last ReLU, where the network has one there.
 
     Returns:
-        (B, R, H, W), in the order of `KINDS`.
+        Maps (B, H, W) by name: those that `kind` names, and "strongest_positive" and "strongest_negative",
+        the feature maps of the channels with the largest and the smallest contribution w_k · mean(F_k).
     """
-    recombined = [cam.activation_map(features, class_weights, name) for name in cam.RECOMBINATIONS]
-    contribution = class_weights * features.mean(dim=(2, 3))  # (B, C)
     image = torch.arange(len(features), device=features.device)
-    channels = [features[image, contribution.argmax(dim=1)], features[image, contribution.argmin(dim=1)]]
-    return torch.stack(recombined + channels, dim=1)
+    contribution = class_weights * features.mean(dim=(2, 3))  # (B, C)
+    made_of = {"plain": features, "weighted": _softmax_weighted(features, temperature)}
+    if unrectified is not None:
+        made_of["unrectified"] = unrectified.float()
+    maps = {}
+    for name, stack in made_of.items():
+        parts = cam.parts(stack, class_weights)
+        for recombination, combine in cam.RECOMBINATIONS.items():
+            maps.setdefault(kind(recombination, name), combine(*parts))
+    maps["strongest_positive"] = features[image, contribution.argmax(dim=1)]
+    maps["strongest_negative"] = features[image, contribution.argmin(dim=1)]
+    return maps
+
+
+def kind(recombination: str, features: str = "plain") -> str:
+    """The name of a map: of P, of S⊙P ("weighted") or of P before its ReLU ("unrectified").
+
+    Of features that are not negative, both sides of Eq. 3 give the same map: it is kept once, as "absolute".
+    """
+    if features != "unrectified" and recombination == "absolute_maps":
+        recombination = "absolute"
+    return recombination if features == "plain" else f"{features}_{recombination}"
+
+
+def _softmax_weighted(features: Tensor, temperature: float) -> Tensor:
+    """S⊙P, the "weighted feature maps" of Sec. 4.1, times H·W so that they keep P's scale."""
+    weights = torch.softmax(features.flatten(2) / temperature, dim=2).view_as(features)
+    return features * weights * features.shape[2] * features.shape[3]
+
+
+@contextmanager
+def _before_relu(backbone: nn.Module) -> Iterator[list[Tensor]]:
+    """What goes into the backbone's last ReLU while this lasts; stays empty where the last layer is none."""
+    seen: list[Tensor] = []
+    layers = list(backbone.children())
+    if not layers or not isinstance(layers[-1], nn.ReLU):
+        yield seen
+        return
+    hook = layers[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))  # it may be inplace
+    try:
+        yield seen
+    finally:
+        hook.remove()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from wsol_utils import tables
@@ -16,6 +17,12 @@ def folder(profile: str, dataset: str) -> Path:
     return ROOT / "results" / "reference" / profile / dataset
 
 
+def read(profile: str, dataset: str, name: str) -> pd.DataFrame:
+    """A table of ours, as it was measured; empty where it was not."""
+    path = folder(profile, dataset) / name
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+
 def bands(metrics: pd.DataFrame) -> pd.DataFrame:
     """The interval in which a run with another seed, or on another machine, is expected to lie.
 
@@ -24,12 +31,16 @@ def bands(metrics: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         For each pooling, recombination, rule and figure: mean, deviation over the seeds, and
-        low and high: the mean ± 4 deviations, but at least ± 3 and at most ± 15 points.
+        low and high: the mean ± 4 deviations, but at least ± 3 and at most ± 15 points, and no seed outside.
     """
     long = metrics.melt(id_vars=[*KEY, "seed"], value_vars=FIGURES, var_name="figure")
-    found = long.groupby([*KEY, "figure"], sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
+    found = (
+        long.groupby([*KEY, "figure"], sort=False)["value"].agg(["mean", "std", "count", "min", "max"]).reset_index()
+    )
     half = (4 * found["std"].fillna(0)).clip(lower=3, upper=15)
-    return found.assign(low=(found["mean"] - half).clip(lower=0), high=(found["mean"] + half).clip(upper=100))
+    low = np.minimum(found.pop("min"), found["mean"] - half)
+    high = np.maximum(found.pop("max"), found["mean"] + half)
+    return found.assign(low=low.clip(lower=0), high=high.clip(upper=100))
 
 
 def compare(metrics: pd.DataFrame, profile: str, dataset: str) -> pd.DataFrame:
@@ -41,11 +52,11 @@ def compare(metrics: pd.DataFrame, profile: str, dataset: str) -> pd.DataFrame:
     Returns:
         Columns `KEY`, figure, value, low, high, inside; no rows where there is no reference.
     """
-    path = folder(profile, dataset) / "bands.csv"
-    if not path.is_file():
+    expected = read(profile, dataset, "bands.csv")
+    if expected.empty:
         return pd.DataFrame(columns=[*KEY, "figure", "value", "low", "high", "inside"])
     long = metrics.melt(id_vars=KEY, value_vars=FIGURES, var_name="figure")
-    both = long.merge(pd.read_csv(path)[[*KEY, "figure", "low", "high"]], on=[*KEY, "figure"])
+    both = long.merge(expected[[*KEY, "figure", "low", "high"]], on=[*KEY, "figure"])
     return both.assign(inside=both["value"].between(both["low"], both["high"]))
 
 

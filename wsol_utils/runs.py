@@ -4,21 +4,27 @@ Only the notebooks, the runner and the command line use this module.
 """
 
 import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from wsol_utils import datasets, models, pooling, protocols, training
-from wsol_utils.experiments import PRETRAINING, ROOT, Config, absolute, configure
-from wsol_utils.predictions import Predictions
+from wsol_utils import datasets, experiments, models, pooling, protocols, training
+from wsol_utils.experiments import ROOT, Config, absolute, configure
+from wsol_utils.predictions import Predictions, predict
+from wsol_utils.profiles import PRETRAINING
+from wsol_utils.protocols import Protocol
 from wsol_utils.training import Recipe
 
 METRICS_COLUMNS = [
-    "dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization", "resolution",
-    "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images",
-    "top1_cls", "top1_loc", "gt_known", "gt_known_low", "gt_known_high",
+    "dataset", "profile", "backbone", "pooling", "temperature", "features", "recombination", "normalization",
+    "resolution", "interpolation", "component", "boundary", "candidates", "protocol", "threshold_rule", "threshold",
+    "threshold_sd", "uses_ground_truth", "seed", "n_images", "top1_cls", "top1_loc", "gt_known", "gt_known_low",
+    "gt_known_high", "p_value",
 ]  # fmt: skip
 
 
@@ -32,11 +38,16 @@ def networks(config: Config) -> pd.DataFrame:
     return seed_csv(config, "networks.csv", "02_finetune_wgap")
 
 
-def predictions(config: Config, seed: int, name: str) -> Predictions:
-    """What notebook 03 kept of one network's pass over the test split."""
-    return Predictions.load(
-        config.require(config.seed_folder(seed) / f"predictions_{name}.npz", "03_cam_recombination")
-    )
+def prediction_file(config: Config, seed: int, name: str, protocol: Protocol) -> Path:
+    """Where notebook 03 keeps one network's pass over the test split; a crop of the images is another pass."""
+    crop = "" if protocol.frame == 1 else "_cropped"
+    return config.seed_folder(seed) / f"predictions_{name}{crop}.npz"
+
+
+def predictions(config: Config, seed: int, name: str, protocol: Protocol | None = None) -> Predictions:
+    """What notebook 03 kept of one network's pass over the test split, in the geometry of a protocol."""
+    path = prediction_file(config, seed, name, protocol or config.conventions)
+    return Predictions.load(config.require(path, "03_cam_recombination"))
 
 
 def seed_csv(config: Config, name: str, notebook: str) -> pd.DataFrame:
@@ -66,10 +77,10 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 def described(config: Config, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of metrics with the columns that say what they were measured on, in the order of metrics.csv."""
-    constant = ("dataset", "profile", "backbone", "protocol")
-    rows = rows.assign(**{name: getattr(config, name) for name in constant})
-    protocol = protocols.get(config.protocol)
-    rows = rows.assign(normalization=protocol.normalization, resolution=protocol.resolution)
+    protocol = config.conventions
+    constant = {name: getattr(config, name) for name in ("dataset", "profile", "backbone", "protocol", "features")}
+    constant |= {name: getattr(protocol, name) for name in experiments.CONVENTIONS}
+    rows = rows.assign(**constant, candidates=len(protocol.candidates))
     rows["temperature"] = np.where(rows["pooling"].str.startswith("wgap"), config.temperature, np.nan)
     return rows[METRICS_COLUMNS]
 
@@ -91,6 +102,19 @@ def load_panels(path: Path) -> list[dict[str, np.ndarray]]:
             i, key = name.split("/")
             columns.setdefault(i, {})[key] = archive[name]
     return list(columns.values())
+
+
+def test_set(config: Config, table: pd.DataFrame, protocol: Protocol) -> datasets.ImageDataset:
+    """The test photographs in the geometry of a protocol: the whole frame, or its centre."""
+    side = config.image_size
+    transform = datasets.test_transform(side, protocols.frame_side(side, protocol))
+    return datasets.ImageDataset(split(config, table, "test"), config.root, transform)
+
+
+def pictures(config: Config, table: pd.DataFrame, images: Sequence[int]) -> list[np.ndarray]:
+    """Some of the test photographs as the network sees them, uint8 (H, W, 3)."""
+    photographs = test_set(config, table, config.conventions)
+    return [datasets.denormalize(photographs[i][0]) for i in images]
 
 
 def device(config: Config) -> str:
@@ -169,6 +193,44 @@ def finetune(
         model, dataset, recipe, checkpoint,
         seed=seed, device=device(config), workers=workers(config), fingerprint=identity,
     )  # fmt: skip
+
+
+def head_rates(config: Config, seed: int, rates: dict[str, Sequence[float]]) -> pd.DataFrame:
+    """Train each pooling with several rates of its head, judged by accuracy on a validation part of the train split.
+
+    No box is looked at, and no test image.
+
+    Args:
+        config: with `evaluate_on="validation"`.
+        rates: values of `head_multiplier` to try for each pooling.
+
+    Returns:
+        Columns pooling, head_multiplier, n_images, loss and top1_cls (percent) on the validation part; NaN where
+        the training diverged.
+
+    Raises:
+        ValueError: if the configuration would judge them on the test split.
+    """
+    if config.evaluate_on != "validation":
+        raise ValueError("rates of the head are chosen on a validation part: give evaluate_on='validation'")
+    table = datasets.READERS[config.layout](config.root)
+    train, photographs = split(config, table, "train"), test_set(config, table, config.conventions)
+    classes, start, rows = int(table["label"].max()) + 1, starting_weights(config, seed), []
+    for name, rate in ((name, rate) for name, values in rates.items() for rate in values):
+        tried = replace(config, head_multiplier={**config.head_multiplier, name: rate})
+        torch.manual_seed(seed)
+        model = network(tried, name, classes, False, start)
+        checkpoint = config.seed_folder(seed) / "head_rates" / f"{name}_{rate:g}.safetensors"
+        row = {"pooling": name, "head_multiplier": rate, "n_images": len(photographs)}
+        with suppress(FloatingPointError):
+            finetune(tried, model, train, tried.recipe(name), checkpoint, seed, start)
+            found = predict(model, photographs, device=device(config), workers=workers(config))
+            logits, labels = torch.from_numpy(found.logits).float(), torch.from_numpy(found.label)
+            loss = torch.nn.functional.cross_entropy(logits, labels).item()
+            if np.isfinite(loss):  # logits of float16 are not, beyond 65504
+                row |= {"loss": loss, "top1_cls": 100 * float((found.predicted == found.label).mean())}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["pooling", "head_multiplier", "n_images", "loss", "top1_cls"])
 
 
 def fingerprint(*parts: object) -> str:

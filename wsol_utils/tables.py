@@ -1,14 +1,19 @@
-"""Tables 1 and 2: what the paper prints, as printed, beside what this run measured."""
+"""Tables 1 and 2: what the paper prints, as printed and with every doubt, beside what this run measured."""
 
 from pathlib import Path
+from string import ascii_lowercase
 
 import pandas as pd
+
+from wsol_utils import seeds
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "data" / "published"
 TABLE_OF = {  # the sample's two data sets stand where CUB and ILSVRC stand in the paper
     "cub": "table1_cub.csv", "birds": "table1_cub.csv", "ilsvrc": "table2_ilsvrc.csv", "things": "table2_ilsvrc.csv",
 }  # fmt: skip
 METRICS = {"top1_cls": "Top-1 Cls", "top1_loc": "Top-1 Loc", "gt_known": "GT-known Loc"}
+COLUMNS = ["source", "method", "measured_on", *METRICS, "note"]
+KINDS = {"provable": "Provable from the paper", "probable": "Probable, from secondary lists"}
 
 # The steps from the original CAM to the paper's method: pooling, recombination, rule.
 STEPS = {
@@ -25,17 +30,51 @@ STEPS = {
 }
 
 
+# What `contributions` shows of the steps of `seeds.CHANGES`: for each, where the rest of the combination stands.
+CONTRIBUTIONS = {
+    "WGAP": ("WGAP", {"recombination": "signed", "threshold_rule": "fixed"}),
+    "recombination, after WGAP": ("recombination", {"pooling": "wgap", "threshold_rule": "fixed"}),
+    "recombination alone": ("recombination", {"pooling": "gap", "threshold_rule": "fixed"}),
+    "negative channels added rather than left out": (
+        "negative channels added", {"pooling": "wgap", "threshold_rule": "fixed"},
+    ),
+    "threshold, after both": ("threshold", {"pooling": "wgap", "recombination": "absolute"}),
+    "threshold alone": ("threshold", {"pooling": "gap", "recombination": "signed"}),
+    "all three": ("all three", {}),
+}  # fmt: skip
+
+
 def published(dataset: str) -> pd.DataFrame:
     """The rows of the paper's table for a data set, every cell as printed ("-" where it prints none).
 
     Returns:
-        Columns source, method, measured_on, then one per metric; no rows where the paper has no such table.
+        Columns source, method, measured_on, one per metric, and note: the letters of the row's `doubts`, such
+        as "a, g"; no rows where the paper has no such table.
     """
     if dataset not in TABLE_OF:
-        return pd.DataFrame(columns=["source", "method", "measured_on", *METRICS])
-    rows = pd.read_csv(PUBLISHED / TABLE_OF[dataset], dtype=str)
+        return pd.DataFrame(columns=COLUMNS)
     name = "all of CUB-200-2011" if "cub" in TABLE_OF[dataset] else "all of ILSVRC"
-    return rows.assign(source="paper", measured_on=name)[["source", "method", "measured_on", *METRICS]]
+    notes = doubts(dataset).groupby("where")["note"].agg(", ".join)
+    rows = _read(TABLE_OF[dataset])
+    return rows.assign(source="paper", measured_on=name, note=rows["method"].map(notes).fillna(""))[COLUMNS]
+
+
+def doubts(dataset: str) -> pd.DataFrame:
+    """What is wrong, or looks wrong, in the paper's table for a data set and in the text around both tables.
+
+    Returns:
+        Columns note (a letter for a doubt about a row, "" for one about the text), where (the row's method, or
+        the section), kind ("provable": follows from the paper; "probable": rests on secondary lists) and doubt;
+        the provable ones first. No rows where the paper has no such table.
+    """
+    if dataset not in TABLE_OF:
+        return pd.DataFrame(columns=["note", "where", "kind", "doubt"])
+    rows = _read(TABLE_OF[dataset]).rename(columns={"method": "where"}).assign(in_table=True)
+    both = pd.concat([rows, _read("doubts.csv").assign(in_table=False)])
+    found = both.melt(["where", "in_table"], list(KINDS), "kind", "doubt").query("doubt != ''").reset_index(drop=True)
+    lettered = found.index[found["in_table"]]
+    notes = pd.Series(list(ascii_lowercase[: len(lettered)]), index=lettered)
+    return found.assign(note=notes.reindex(found.index).fillna(""))[["note", "where", "kind", "doubt"]]
 
 
 def measured(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -45,7 +84,7 @@ def measured(metrics: pd.DataFrame) -> pd.DataFrame:
         metrics: rows of metrics.csv, for one data set.
 
     Returns:
-        The columns of `published`, ready to print.
+        The columns of `published`, ready to print; no notes.
     """
     rows = []
     for method, key in STEPS.items():
@@ -54,8 +93,8 @@ def measured(metrics: pd.DataFrame) -> pd.DataFrame:
             one = found.iloc[0]
             where = f"{one.dataset} ({one.profile}), {one.backbone}, {one.n_images} images"
             cells = {name: _cell(found, name) for name in METRICS}
-            rows.append({"source": "measured", "method": method, "measured_on": where, **cells})
-    return pd.DataFrame(rows, columns=["source", "method", "measured_on", *METRICS])
+            rows.append({"source": "measured", "method": method, "measured_on": where, **cells, "note": ""})
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def combined(dataset: str, metrics: pd.DataFrame) -> pd.DataFrame:
@@ -64,46 +103,52 @@ def combined(dataset: str, metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def contributions(dataset: str, metrics: pd.DataFrame) -> pd.DataFrame:
-    """What each of the paper's steps adds to GT-known, in points, mean over the seeds.
+    """What each of the paper's steps adds to GT-known, in points, mean over the seeds that both its ends have.
 
     Args:
         metrics: rows of metrics.csv, for one data set.
 
     Returns:
-        A row for each step whose two ends were measured, and one for all three together.
+        Columns step, from, to (percent) and points; a row for each of `CONTRIBUTIONS` whose two ends were
+        measured, and one for all three as printed.
     """
-    found = metrics.groupby(["pooling", "recombination", "threshold_rule"])["gt_known"].mean()
-    steps = {
-        "WGAP": (("gap", "signed", "fixed"), ("wgap", "signed", "fixed")),
-        "recombination, after WGAP": (("wgap", "signed", "fixed"), ("wgap", "absolute", "fixed")),
-        "recombination alone": (("gap", "signed", "fixed"), ("gap", "absolute", "fixed")),
-        "negative channels added rather than left out": (("wgap", "positive", "fixed"), ("wgap", "absolute", "fixed")),
-        "threshold, after both": (("wgap", "absolute", "fixed"), ("wgap", "absolute", "first_above_mean")),
-        "threshold alone": (("gap", "signed", "fixed"), ("gap", "signed", "first_above_mean")),
-        "all three": (("gap", "signed", "fixed"), ("wgap", "absolute", "first_above_mean")),
-    }  # fmt: skip
-    rows = [
-        {"step": step, "from": round(found[a], 1), "to": round(found[b], 1), "points": round(found[b] - found[a], 1)}
-        for step, (a, b) in steps.items()
-        if a in found.index and b in found.index
-    ]
-    printed = published(dataset).set_index("method")["gt_known"] if dataset in TABLE_OF else pd.Series(dtype=str)
-    if len(printed):
+    found, rows = seeds.paired_differences(metrics, figures=["gt_known"]), []
+    for title, (step, rest) in CONTRIBUTIONS.items():
+        for row in found[(found[["step", *rest]] == [step, *rest.values()]).all(axis=1)].to_dict("records"):
+            a, b, points = (round(row[name], 1) for name in ("from", "to", "difference"))
+            rows.append({"step": title, "from": a, "to": b, "points": points})
+    if dataset in TABLE_OF:
+        printed = published(dataset).set_index("method")["gt_known"]
         a, b = float(printed["VGG-CAM[6]"]), float(printed["Ours"])
         rows.append({"step": "all three, as the paper prints it", "from": a, "to": b, "points": round(b - a, 2)})
     return pd.DataFrame(rows, columns=["step", "from", "to", "points"])
 
 
+def main_steps(differences: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `seeds.paired_differences` that speak of the paper's claims: GT-known, GAP and WGAP, its rules."""
+    rules = ("fixed", "first_above_mean", "fixed → first_above_mean")
+    poolings = ("gap", "wgap", "gap → wgap")
+    chosen = differences["threshold_rule"].isin(rules) & differences["pooling"].isin(poolings)
+    return differences[chosen & (differences["figure"] == "gt_known")].reset_index(drop=True)
+
+
 def to_markdown(table: pd.DataFrame, dataset: str) -> str:
-    """A title that says what stands beside what, and the table."""
+    """A title that says what stands beside what, the table, and below it every doubt about the printed rows.
+
+    Args:
+        table: from `combined`; the letters of its column note are set after the method, as in "VGG-CAM[6] [a, g]".
+    """
     number = {"table1_cub.csv": "Table 1", "table2_ilsvrc.csv": "Table 2"}.get(TABLE_OF.get(dataset), "Measured")
-    title = f"# {number}: the paper's figures beside ours\n\n"
+    title, footnotes = f"# {number}: the paper's figures beside ours\n\n", _footnotes(dataset)
     note = (
         'Rows "paper" are printed figures, taken over as they stand. Rows "measured" come from this run, on the data '
         "and with the network named; the two are comparable only where these are the same. Percent; brackets: 95 % "
-        "bootstrap interval; ±: standard deviation over seeds.\n\n"
+        "bootstrap interval; ±: standard deviation over seeds."
     )
-    return title + note + table.rename(columns=METRICS).to_markdown(index=False, disable_numparse=True) + "\n"
+    note += " A letter after a method points to a doubt below the table.\n\n" if footnotes else "\n\n"
+    marked = table["method"].where(table["note"] == "", table["method"] + " [" + table["note"] + "]")
+    printed = table.assign(method=marked).drop(columns="note").rename(columns=METRICS)
+    return title + note + printed.to_markdown(index=False, disable_numparse=True) + "\n" + footnotes
 
 
 def write(path: Path, text: str) -> None:
@@ -112,6 +157,20 @@ def write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def _read(name: str) -> pd.DataFrame:
+    return pd.read_csv(PUBLISHED / name, dtype=str, keep_default_na=False)
+
+
+def _footnotes(dataset: str) -> str:
+    """The doubts as two Markdown lists, the provable ones first; empty where there are none."""
+    text = ""
+    for kind, rows in doubts(dataset).groupby("kind", sort=False):
+        text += f"\n{KINDS[kind]}:\n\n"
+        for row in rows.to_dict("records"):
+            text += "- " + (f"[{row['note']}] " if row["note"] else "") + f"{row['where']}: {row['doubt']}\n"
+    return text
 
 
 def _cell(rows: pd.DataFrame, name: str) -> str:

@@ -1,0 +1,562 @@
+"""Score maps of any network: figures worked out by hand, wsolevaluation's score told a second time, other packages."""
+
+import pickle
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from layouts_on_disk import cub, lines
+from PIL import Image
+
+from wsol_utils import cam, datasets, evaluation, metrics, models, protocols, score_maps
+from wsol_utils.__main__ import main
+from wsol_utils.layouts import DatasetError
+from wsol_utils.predictions import predict
+
+PAPER, CHOE = protocols.PROTOCOLS["paper"], protocols.PROTOCOLS["wsolevaluation"]
+ALL = ("fixed", "first_above_mean", "best_fixed", "oracle")
+PERCENT = ["gt_known", "gt_known_low", "gt_known_high", "max_box_acc"]
+
+
+def on_disk(folder, images, maps):
+    """Text files of {id: (label, (width, height), boxes)} and a file for each map; the folder of the maps, metadata."""
+    lines(folder / "metadata/image_ids.txt", list(images))
+    lines(folder / "metadata/class_labels.txt", [f"{key},{label}" for key, (label, _, _) in images.items()])
+    lines(folder / "metadata/image_sizes.txt", [f"{key},{w},{h}" for key, (_, (w, h), _) in images.items()])
+    rows = [f"{key},{','.join(map(str, box))}" for key, (_, _, boxes) in images.items() for box in boxes]
+    lines(folder / "metadata/localization.txt", rows)
+    for key, scores in zip(images, maps, strict=True):
+        file = folder / "maps" / f"{key}.npy"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, scores)
+    return folder / "maps", score_maps.read_metadata(folder / "metadata")
+
+
+def patch(x0, y0, x1, y1):
+    """A map of 224×224, 1 on the half-open rectangle and 0 elsewhere."""
+    scores = np.zeros((224, 224), dtype=np.float32)
+    scores[y0:y1, x0:x1] = 1
+    return scores
+
+
+def smooth(seed, count=1, side=224, coarse=8):
+    """Random hills, each stretched to [0, 1] as wsolevaluation's own maps are."""
+    noise = np.random.default_rng(seed).random((count, coarse, coarse)).astype(np.float32)
+    hills = np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_CUBIC) for one in noise])
+    hills -= hills.min(axis=(1, 2), keepdims=True)
+    return hills / hills.max(axis=(1, 2), keepdims=True)
+
+
+def random_images(seed, count):
+    """Sizes, labels and one to three boxes in whole numbers."""
+    rng = np.random.default_rng(seed)
+    images = {}
+    for i in range(count):
+        width, height = (int(v) for v in rng.integers(100, 600, 2))
+        boxes = []
+        for _ in range(rng.integers(1, 4)):
+            (x0, x1), (y0, y1) = (np.sort(rng.integers(0, side, 2)) for side in (width, height))
+            boxes.append((int(x0), int(y0), int(x1), int(y1)))
+        images[f"val/{i % 3}/{i}.JPEG"] = (int(rng.integers(0, 5)), (width, height), boxes)
+    return images
+
+
+# By hand. Whether the box of each image is a hit, under each protocol.
+
+BY_HAND = {
+    # The file says x 100 to 319 of 2240, y 10 to 20 of 224; the map says [10, 20) both ways.
+    # paper: [10, 31.9): 10 of 21.9 pixels wide, 0.46.
+    # wsolevaluation: 31.9 is cut to 31; 10 to 20 is 11 pixels, 10 to 31 is 22: 11 / 22, a hit. Uncut it is 11 / 22.9.
+    # rethinkingCAM: the frame is 256, of which 16 are cut: y from 10 * 256 / 224 - 16 < 0 to 6.9: above the box.
+    "cut to integers": (patch(10, 10, 20, 20), (2240, 224), [(100, 10, 319, 20)], (0, 1, 0)),
+    # The corner of 256×256. paper: 50 * 224 / 256 = 43.75: 30² / 43.75² = 0.47. wsolevaluation: 31² / 44² = 0.496.
+    # rethinkingCAM: -16 to 34, clipped to 0 to 34: 31² / 35² = 0.78; unclipped it is 31² / 51² = 0.37.
+    "clipped by the crop": (patch(0, 0, 30, 30), (256, 256), [(0, 0, 50, 50)], (0, 0, 1)),
+    # Nothing is found. The whole image is 225² pixels for rethinkingCAM, the object 0 to 184, 0 to 224: 185 / 225.
+    "an empty map": (patch(0, 0, 0, 0), (256, 256), [(16, 16, 200, 256)], (0, 0, 1)),
+    # The second is right, the first is not. rethinkingCAM: 100 and 150 become 98 and 155: 51² / 58² = 0.77.
+    "several boxes": (patch(100, 100, 150, 150), (224, 224), [(0, 0, 20, 20), (100, 100, 150, 150)], (1, 1, 1)),
+    # At the right border. paper: 10 of 20 pixels. wsolevaluation: x1 = 224 is clipped to 223: 10 of 204 to 224, 21.
+    # rethinkingCAM: x 217 to 224 of 214 to 224, y 98 to 109 against 100 to 110: 80 / (121 + 96 - 80) = 0.58.
+    "at the border": (patch(214, 100, 224, 110), (224, 224), [(204, 100, 224, 110)], (1, 0, 1)),
+}
+NAMES = ("paper", "wsolevaluation", "rethinkingcam")
+
+
+@pytest.mark.parametrize("protocol", NAMES)
+@pytest.mark.parametrize("name", BY_HAND)
+def test_each_image_by_hand(tmp_path, name, protocol):
+    scores, size, boxes, hits = BY_HAND[name]
+    folder, metadata = on_disk(tmp_path, {"val/0.jpg": (0, size, boxes)}, [scores])
+    found = score_maps.evaluate(folder, metadata, protocol, ALL)
+    assert found["gt_known"].tolist() == [100 * hits[NAMES.index(protocol)]] * 4
+    assert found["max_box_acc"].tolist() == found["gt_known"].tolist()
+
+
+@pytest.mark.parametrize(("protocol", "percent"), [("paper", 40), ("wsolevaluation", 40), ("rethinkingcam", 80)])
+def test_all_images_by_hand(tmp_path, protocol, percent):
+    images = {f"val/{i}.jpg": (i, size, boxes) for i, (_, size, boxes, _) in enumerate(BY_HAND.values())}
+    folder, metadata = on_disk(tmp_path, images, [scores for scores, *_ in BY_HAND.values()])
+    found = score_maps.evaluate(folder, metadata, protocol, ALL)
+    assert tuple(found.columns) == score_maps.COLUMNS
+    assert found["threshold_rule"].tolist() == list(ALL)
+    assert found["gt_known"].tolist() == [percent] * 4
+    assert found["uses_ground_truth"].tolist() == [False, False, True, True]
+    assert found["n_images"].tolist() == [5] * 4
+    assert found["p_value"].tolist() == [1] * 4  # no rule differs from the fixed threshold
+    assert found[["top1_cls", "top1_loc", "pxap"]].isna().all(axis=None)
+    assert found["max_box_acc_v2"].isna().all() == (protocol == "paper")
+
+
+def test_top_1(tmp_path):
+    images = {f"val/{i}.jpg": (i, size, boxes) for i, (_, size, boxes, _) in enumerate(BY_HAND.values())}
+    folder, metadata = on_disk(tmp_path, images, [scores for scores, *_ in BY_HAND.values()])
+    guess = np.array([0, 1, 7, 3, 7])  # of the classes 0 to 4: three are right, and of those boxes the last (paper)
+    (row,) = score_maps.evaluate(folder, metadata, "paper", ["fixed"], predicted=guess).to_dict("records")
+    assert (row["top1_cls"], row["top1_loc"], row["gt_known"]) == (pytest.approx(60), 20, 40)
+    (same,) = score_maps.evaluate(folder, metadata, "paper", ["otsu"], predicted=guess).to_dict("records")
+    assert (same["top1_loc"], same["threshold_rule"]) == (20, "otsu")
+    assert np.isnan(same["p_value"])  # there is no fixed threshold to compare with
+
+
+def test_v2_takes_all_contours_and_three_ious(tmp_path):
+    # The larger rectangle is wrong, the smaller is the object: 50 to 60 against 50 to 64, 11² / 15² = 0.54.
+    images = {"val/0.jpg": (0, (224, 224), [(50, 50, 64, 64)])}
+    folder, metadata = on_disk(tmp_path, images, [patch(50, 50, 60, 60) + patch(150, 150, 200, 200)])
+    (row,) = score_maps.evaluate(folder, metadata, "wsolevaluation", ["best_fixed"]).to_dict("records")
+    assert row["max_box_acc"] == row["gt_known"] == 0
+    assert row["max_box_acc_v2"] == pytest.approx(200 / 3)  # a hit at 0.3 and 0.5, none at 0.7
+
+
+def test_rules_choose_thresholds(tmp_path):
+    # Levels 1, 0.5, 0.1 from left to right, a third each of 3×3: the object is the left two thirds.
+    images = {"0.jpg": (0, (30, 30), [(0, 0, 20, 30)]), "1.jpg": (0, (30, 30), [(0, 0, 10, 30)])}
+    folder, metadata = on_disk(tmp_path, images, [np.array([[1, 0.5, 0.1]] * 3)] * 2)
+    found = score_maps.evaluate(folder, metadata, "paper", ["oracle", "best_fixed", "fixed"], size=3)
+    # fixed, 0.2: two thirds, IoU 1 and 0.5; the first threshold, 0: everything, 2/3 and 1/3; from 0.5 on: 0.5 and 1
+    assert found["gt_known"].tolist() == [100, 100, 100]
+    assert found["threshold_rule"].tolist() == ["oracle", "best_fixed", "fixed"]
+    # oracle: the first of the best thresholds, 0.1 (of 0.1, ..., 0.45) and 0.5; best fixed: 0.1
+    assert found["threshold"].tolist() == pytest.approx([0.3, 0.1, 0.2])
+    assert found["threshold_sd"].tolist() == pytest.approx([0.2, 0, 0])
+
+
+# wsolevaluation's box score, told a second time, threshold by threshold and box by box.
+
+
+def common_over_union(a, b):
+    """Boxes whose corners are their first and last pixels."""
+    wide = [min(a[i + 2], b[i + 2]) - max(a[i], b[i]) + 1 for i in (0, 1)]
+    common = max(0, wide[0]) * max(0, wide[1])
+    areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (a, b)]
+    return common / (sum(areas) - common)
+
+
+def choe(scores, size, boxes):
+    """IoU of the largest contour's box, and the best of any contour's, at each of 1000 thresholds."""
+    true = [[int(value * 224.0 / size[i % 2]) for i, value in enumerate(box)] for box in boxes]
+    levels = (255 * scores).astype(np.uint8)
+    known = {}
+    for tau in np.arange(0, 1, 0.001):
+        cut = int(tau * levels.max())
+        if cut in known:
+            known[cut].append(tau)
+            continue
+        outlines, _ = cv2.findContours((levels > cut).astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+        boxed = []
+        for outline in outlines:
+            x, y, width, height = cv2.boundingRect(outline)
+            overlap = max(common_over_union((x, y, min(x + width, 223), min(y + height, 223)), box) for box in true)
+            boxed.append((cv2.contourArea(outline), overlap))
+        if not boxed:
+            boxed = [(0, max(common_over_union((0, 0, 0, 0), box) for box in true))]
+        known[cut] = [max(boxed, key=lambda pair: pair[0])[1], max(overlap for _, overlap in boxed), tau]
+    rows = [(tau, *known[cut][:2]) for cut in known for tau in known[cut][2:]]
+    return np.array(sorted(rows))[:, 1:].T  # (2, 1000)
+
+
+def test_wsolevaluation_to_equality(tmp_path):
+    images, maps = random_images(1, 20), smooth(1, 20)
+    maps[3] = 0  # one that finds nothing
+    folder, metadata = on_disk(tmp_path, images, maps)
+    expected = np.array(
+        [choe(scores, *of[1:]) for scores, of in zip(maps, images.values(), strict=True)]
+    )  # (20, 2, 1000)
+    (row,) = score_maps.evaluate(folder, metadata, "wsolevaluation", ["best_fixed"]).to_dict("records")
+    assert row["max_box_acc"] == row["gt_known"] == 100 * (expected[:, 0] >= 0.5).mean(axis=0).max()
+    v2 = [100 * (expected[:, 1] >= iou).mean(axis=0).max() for iou in (0.3, 0.5, 0.7)]
+    assert row["max_box_acc_v2"] == pytest.approx(np.mean(v2), abs=1e-12)
+    assert 0 < row["max_box_acc"] < v2[0] < 100  # neither is trivial
+    some = score_maps.read(folder, metadata, metadata.image_ids, CHOE)
+    np.testing.assert_array_equal(evaluation.iou_on_grid(some, "maps", CHOE), expected[:, 0])
+    np.testing.assert_array_equal(evaluation.iou_of_contours(some, "maps", CHOE), expected.swapaxes(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "beside"),
+    [
+        (np.float32, -1), (np.float32, None), (np.float32, 1),
+        (np.float64, -1), (np.float64, None), (np.float64, 1),
+    ],
+)  # fmt: skip
+def test_wsolevaluations_conversion_to_uint8_is_exact(tmp_path, dtype, beside):
+    # k / 255, or the numbers next to it: where it is hardest to say whether 255 times them reaches k. Each of 256
+    # levels is in one place of 16×16.
+    places = np.random.default_rng(0).permutation(256).reshape(16, 16)
+    scores = (places / 255).astype(dtype)
+    if beside is not None:
+        scores = np.where((scores > 0) & (scores < 1), np.nextafter(scores, dtype(beside)), scores)
+    scores = np.kron(scores, np.ones((14, 14), dtype))
+    images = {"0.jpg": (0, (224, 224), [(20, 30, 180, 200)])}
+    folder, metadata = on_disk(tmp_path, images, [scores])
+    some = score_maps.read(folder, metadata, metadata.image_ids, CHOE)
+    (levels,) = next(evaluation.prepared(some.maps("maps"), some.size, CHOE))
+    np.testing.assert_array_equal(levels, (scores * 255).astype(np.uint8))
+    np.testing.assert_array_equal(evaluation.iou_on_grid(some, "maps", CHOE)[0], choe(scores, *images["0.jpg"][1:])[0])
+
+
+# Reading maps.
+
+
+def test_read(tmp_path):
+    images, maps = random_images(2, 4), smooth(2, 4, side=14)
+    folder, metadata = on_disk(tmp_path, images, maps)
+    keys = [list(images)[i] for i in (2, 0)]
+    some = score_maps.read(folder, metadata, keys, PAPER, 96, np.array([4, 1]))
+    assert some.image_id.tolist() == keys
+    assert some.label.tolist() == [images[key][0] for key in keys] and some.predicted.tolist() == [4, 1]
+    np.testing.assert_array_equal(some.maps("maps"), maps[[2, 0]])
+    for key, boxes in zip(keys, some.true_boxes(), strict=True):
+        _, (width, height), corners = images[key]
+        assert boxes.tolist() == (np.array(corners) * 96 / [width, height, width, height]).tolist()
+    assert some.size.tolist() == [96, 96] and some.logits.shape == (2, 0)
+    assert score_maps.read(folder, metadata, keys, PAPER, 96).predicted.tolist() == [-1, -1]
+    assert [key for one in (some.subset(np.array([1])),) for key in one.image_id] == keys[1:]
+
+
+@pytest.mark.parametrize("protocol", NAMES)
+def test_maps_of_several_shapes_are_as_each_alone(tmp_path, protocol):
+    images, shapes = random_images(3, 4), (7, 14, 224, 96)
+    folder, metadata = on_disk(tmp_path, images, [smooth(i, 1, side)[0] - 0.2 for i, side in enumerate(shapes)])
+    convention = protocols.get(protocol)
+    together = score_maps.read(folder, metadata, metadata.image_ids, convention)
+    alone = [score_maps.read(folder, metadata, [key], convention) for key in metadata.image_ids]
+    assert together.maps("maps").shape == (4, 224, 224) and alone[0].maps("maps").shape == (1, 7, 7)
+    np.testing.assert_array_equal(
+        evaluation.iou_on_grid(together, "maps", convention),
+        np.concatenate([evaluation.iou_on_grid(one, "maps", convention) for one in alone]),
+    )
+
+
+@pytest.mark.parametrize("protocol", NAMES)
+def test_chunks_do_not_matter(tmp_path, monkeypatch, protocol):
+    images = random_images(4, 8)
+    folder, metadata = on_disk(tmp_path, images, smooth(4, 8, side=32))
+    rules, guess = [*ALL, "otsu"], np.arange(8) % 5
+    objects = [(scores > 0.5).astype(np.uint8) for scores in smooth(5, 8, side=32)]
+    whole = score_maps.evaluate(folder, metadata, protocol, rules, 32, guess, objects)
+    monkeypatch.setattr(score_maps, "CHUNK", 3)
+    pd.testing.assert_frame_equal(score_maps.evaluate(folder, metadata, protocol, rules, 32, guess, objects), whole)
+    assert whole["gt_known"].nunique() > 1
+
+
+def npz(file):
+    with open(file, "wb") as opened:
+        np.savez(opened, maps=np.ones((4, 4)))
+
+
+def cut_off(file):
+    np.save(file, np.ones((4, 4)))
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def enormous(file):
+    np.save(file, np.ones((4, 4)))
+    file.write_bytes(file.read_bytes().replace(b"(4, 4), }" + b" " * 14, b"(4000000, 4000000), }  "))
+
+
+BROKEN = {
+    "missing": (lambda file: file.unlink(), "no such file"),
+    "empty": (lambda file: file.write_bytes(b""), "no whole .npy file"),
+    "text": (lambda file: file.write_text("0.5"), "no whole .npy file"),
+    "cut off": (cut_off, "no whole .npy file"),
+    "more than there is": (enormous, "no whole .npy file"),
+    "a pickle": (lambda file: file.write_bytes(pickle.dumps(np.ones((4, 4)))), "no whole .npy file"),
+    "objects": (lambda file: np.save(file, np.array([["a"]], dtype=object)), "no whole .npy file"),
+    "several arrays": (npz, "not an array of floating point"),
+    "bytes": (lambda file: np.save(file, np.ones((4, 4), np.uint8)), "not an array of floating point"),
+    "three dimensions": (lambda file: np.save(file, np.ones((1, 4, 4))), r"not \(height, width\) but \(1, 4, 4\)"),
+    "no pixel": (lambda file: np.save(file, np.ones((0, 4))), r"not \(height, width\) but \(0, 4\)"),
+    "NaN": (lambda file: np.save(file, np.array([[0, np.nan]])), "1 values NaN or infinite"),
+    "infinity": (lambda file: np.save(file, np.array([[np.inf, -np.inf]])), "2 values NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_map_is_named(tmp_path, name):
+    folder, metadata = on_disk(tmp_path, random_images(5, 2), np.ones((2, 4, 4)))
+    spoil, message = BROKEN[name]
+    spoil(folder / f"{metadata.image_ids[1]}.npy")
+    with pytest.raises(DatasetError, match=message) as caught:
+        score_maps.evaluate(folder, metadata, "paper", ["fixed"], 4)
+    assert str(caught.value).startswith(f"{folder}/{metadata.image_ids[1]}.npy: ")
+    assert str(caught.value).endswith("as numpy.save does")
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "float16", "float32", "float64", "longdouble"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_floating_point_of_every_kind(tmp_path, dtype, order):
+    scores = np.array([[0, 0.25, 0.5], [0.5, 1, 0]]).astype(dtype, order=order)
+    folder, metadata = on_disk(tmp_path, random_images(6, 1), [scores])
+    some = score_maps.read(folder, metadata, metadata.image_ids, PAPER)
+    assert some.maps("maps").tolist() == [[[0, 0.25, 0.5], [0.5, 1, 0]]]
+    assert some.scaled_maps.dtype == (np.float32 if dtype in (">f4", "float16", "float32") else np.float64)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"protocol": "choe"}, "unknown protocol 'choe'; choose one of paper, wsolevaluation"),
+        (
+            {"rules": ["fixed", "otso"]},
+            "unknown threshold rule 'otso'; choose one or more of fixed, first_above_mean.*oracle",
+        ),
+        ({"rules": []}, "no threshold rule; choose one or more of fixed"),
+    ],
+)
+def test_unknown_names(tmp_path, values, message):
+    folder, metadata = on_disk(tmp_path, random_images(7, 1), np.ones((1, 4, 4)))
+    with pytest.raises(ValueError, match=message):
+        score_maps.evaluate(folder, metadata, **values)
+
+
+def test_every_rule_runs(tmp_path):
+    folder, metadata = on_disk(tmp_path, random_images(8, 3), smooth(8, 3, side=16))
+    found = score_maps.evaluate(folder, metadata, "paper", score_maps.RULES, 32)
+    assert found["threshold_rule"].tolist() == list(score_maps.RULES)
+    assert found["threshold"].between(0, 1).all() and found["threshold"].nunique() > 5
+
+
+# PxAP.
+
+
+def test_pxap_by_hand(tmp_path):
+    folder, metadata = on_disk(
+        tmp_path, random_images(9, 2), [np.array([[1, 0.5], [1, -1]]), np.array([[1.0, 0], [0, 0]])]
+    )
+    objects = [np.array([[0, 1], [255, 0]]), np.array([[1, 0], [0, 0]])]
+    # Score 1: an object and a background pixel, the third is ignored; precision 1/2, recall 1/2.
+    # Score 0.5: one object more; 2/3, recall 1. What is left, the score below 0 too, adds nothing.
+    (row,) = score_maps.evaluate(folder, metadata, "paper", ["fixed"], 2, masks=iter(objects)).to_dict("records")
+    assert row["pxap"] == pytest.approx(100 * (1 / 2 * 1 / 2 + 2 / 3 * 1 / 2))
+    with pytest.raises(ValueError, match="zip"):
+        score_maps.evaluate(folder, metadata, "paper", ["fixed"], 2, masks=objects[:1])
+
+
+def test_metadata_with_masks_and_no_boxes(tmp_path):
+    folder, _ = on_disk(tmp_path, {"0.jpg": (0, (2, 2), [(0, 0, 1, 1)])}, [np.array([[1, 0.5], [0, 0]])])
+    lines(tmp_path / "metadata/localization.txt", ["0.jpg,0.png,"])
+    (tmp_path / "metadata/image_sizes.txt").unlink()
+    metadata = score_maps.read_metadata(tmp_path / "metadata")
+    with pytest.raises(ValueError, match="name masks instead of boxes"):
+        score_maps.evaluate(folder, metadata, size=2)
+    found = score_maps.evaluate(folder, metadata, size=2, masks=[np.array([[0, 1], [0, 0]])])
+    assert tuple(found.columns) == score_maps.COLUMNS
+    assert found.dropna(axis=1).to_dict("records") == [{"n_images": 1, "pxap": 50}]
+
+
+# Maps that were made here, and by other packages.
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    """Three photographs of each of two classes, and their table."""
+    root = tmp_path_factory.mktemp("cub")
+    cub(root, train=0, test=3)
+    return root, datasets.check(datasets.read_cub(root), root)
+
+
+def network():
+    """A small VGG that has learnt nothing."""
+    torch.manual_seed(0)
+    return models.build("small_vgg", 2, "gap").eval()
+
+
+@pytest.mark.parametrize("protocol", NAMES)
+def test_our_maps_written_and_read_give_the_same_figures(birds, tmp_path, protocol):
+    root, table = birds
+    convention = protocols.get(protocol)
+    transform = datasets.test_transform(64, protocols.frame_side(64, convention))
+    found = predict(network(), datasets.ImageDataset(table, root, transform))
+    score_maps.write_metadata(tmp_path / "metadata", table)
+    score_maps.write_maps(tmp_path / "maps", found.image_id, found.maps("signed"))
+    assert not list(tmp_path.rglob("*.part"))
+    again = score_maps.read_metadata(tmp_path / "metadata")
+    listed = score_maps.evaluate(tmp_path / "maps", again, protocol, ALL, 64, found.predicted)
+    grid = evaluation.on_grid(evaluation.iou_on_grid(found, "signed", convention), convention)
+    direct = evaluation.overlaps(found, "signed", convention, ALL[:2]) | grid
+    expected = pd.DataFrame(evaluation.rows(found, {rule: direct[rule] for rule in ALL}, convention))
+    pd.testing.assert_frame_equal(listed[expected.columns], expected)
+    assert listed["threshold"].nunique() > 1
+    if convention.levels:
+        v2 = metrics.max_box_acc_v2(evaluation.iou_of_contours(found, "signed", convention)[1])
+        assert listed["max_box_acc_v2"].tolist() == [v2] * 4
+
+
+def test_maps_are_written_as_wsolevaluation_names_them(tmp_path):
+    score_maps.write_maps(tmp_path, ["val2/995/0.jpeg"], torch.ones(1, 2, 3))
+    scores = np.load(tmp_path / "val2/995/0.jpeg.npy")
+    assert scores.dtype == np.float32 and scores.shape == (2, 3)
+    for hostile in ("../x", "/x", "a/../../x", ""):
+        with pytest.raises(ValueError, match="no path below a folder"):
+            score_maps.write_maps(tmp_path / "maps", [hostile], np.ones((1, 2, 2)))
+    with pytest.raises(ValueError, match="zip"):
+        score_maps.write_maps(tmp_path, ["a", "b"], np.ones((1, 2, 2)))
+
+
+def photographs(birds, model):
+    """The images (B, 3, 64, 64), the maps of Eq. 2 (B, 8, 8) of the true classes, and the labels."""
+    root, table = birds
+    images, labels, _ = datasets.collate([*datasets.ImageDataset(table, root, datasets.test_transform(64))])
+    with torch.inference_mode():
+        features = model(images).features
+    return images, cam.activation_map(features, model.class_weights.detach()[labels], "signed"), labels
+
+
+def figures(folder, table, maps, protocol):
+    """GT-known of some maps of the photographs, by every threshold."""
+    score_maps.write_metadata(folder / "metadata", table)
+    score_maps.write_maps(folder / "maps", table["image_id"], maps)
+    return score_maps.evaluate(folder / "maps", score_maps.read_metadata(folder / "metadata"), protocol, ALL, 64)
+
+
+class Logits(torch.nn.Module):
+    """A network that gives its logits alone."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        """(B, 3, H, W) -> (B, K)."""
+        return self.model(images).logits
+
+
+def test_maps_of_pytorch_grad_cam(birds, tmp_path):
+    grad_cam = pytest.importorskip("pytorch_grad_cam", reason="pytorch-grad-cam is a check from outside, not needed")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    model = network()
+    images, ours, labels = photographs(birds, model)
+    with grad_cam.GradCAM(Logits(model), [model.backbone[-1]]) as explain:
+        theirs = explain(images, [ClassifierOutputTarget(int(label)) for label in labels])
+    # After global average pooling, Grad-CAM is the ReLU of Eq. 2; theirs is upsampled and stretched to [0, 1].
+    expected = cam.normalize(cam.upsample(ours.clamp(min=0), 64), "minmax").numpy()
+    np.testing.assert_allclose(theirs, expected, atol=1e-4)
+    found, same = (figures(tmp_path / name, birds[1], maps, "paper") for name, maps in (("a", theirs), ("b", expected)))
+    pd.testing.assert_frame_equal(found[["gt_known", "max_box_acc"]], same[["gt_known", "max_box_acc"]])
+
+
+@pytest.mark.parametrize("protocol", ["wsolevaluation", "rethinkingcam"])
+def test_maps_of_torchcam(birds, tmp_path, protocol):
+    torchcam = pytest.importorskip("torchcam.methods", reason="torchcam is a check from outside, not needed")
+    model = Logits(network()).eval()
+    images, ours, labels = photographs(birds, model.model)
+    with torchcam.CAM(model, "model.backbone", "model.head") as explain, torch.inference_mode():
+        model(images)
+        (theirs,) = explain(labels.tolist())
+    # Theirs is Eq. 2 at the map's resolution, stretched to [0, 1], which these two protocols do in any case.
+    np.testing.assert_allclose(theirs, cam.normalize(ours, "minmax"), atol=1e-4)
+    found, same = (figures(tmp_path / name, birds[1], maps, protocol) for name, maps in (("a", theirs), ("b", ours)))
+    columns = ["gt_known", "max_box_acc", "max_box_acc_v2"]
+    pd.testing.assert_frame_equal(found[columns], same[columns])
+
+
+# The command.
+
+
+def command(capsys, *arguments):
+    """Exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", *map(str, arguments)])
+    return stopped.value.code, *capsys.readouterr()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """The images that were worked out by hand; arguments of the command."""
+    images = {f"val/{i}.jpg": (i, size, boxes) for i, (_, size, boxes, _) in enumerate(BY_HAND.values())}
+    on_disk(tmp_path, images, [scores for scores, *_ in BY_HAND.values()])
+    return ["--maps", tmp_path / "maps", "--metadata", tmp_path / "metadata"]
+
+
+def test_the_command_prints_a_table(folders, tmp_path, capsys):
+    code, out, err = command(capsys, *folders)
+    assert (code, err) == (0, "")
+    table = out.splitlines()
+    assert table[0].split() == [
+        "threshold_rule", "threshold", "threshold_sd", "uses_ground_truth", "n_images",
+        "gt_known", "gt_known_low", "gt_known_high", "p_value",
+    ]  # fmt: skip
+    assert [row.split()[0] for row in table[1:-1]] == list(ALL)
+    assert table[1].split() == ["fixed", "0.160", "0.080", "False", "5", "40.0", "0.0", "80.0", "1"]  # 0 for no map
+    assert table[-1] == "max_box_acc 40.0"
+
+
+def test_the_commands_options(folders, tmp_path, capsys):
+    lines(tmp_path / "guess.txt", [f"val/{i}.jpg,{label}" for i, label in enumerate([0, 1, 7, 3, 7])])
+    for i in range(5):
+        file = tmp_path / "segmentations" / "val" / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 255, np.uint8)).save(file)
+    more = ["--protocol", "wsolevaluation", "--rule", "fixed", "--rule", "oracle", "--size", 224]
+    more += [
+        "--predicted",
+        tmp_path / "guess.txt",
+        "--masks",
+        tmp_path / "segmentations",
+        "--out",
+        tmp_path / "new/a.csv",
+    ]
+    code, out, err = command(capsys, *folders, *more)
+    assert (code, err) == (0, "")
+    # IoU 0.5, 0.496, 0, 1 and 0.476: 4 hits of 5 at 0.3, 2 at 0.5, 1 at 0.7
+    assert out.splitlines()[-1] == "max_box_acc 40.0, max_box_acc_v2 46.7, pxap 100.0"
+    written = pd.read_csv(tmp_path / "new/a.csv")
+    assert tuple(written.columns) == score_maps.COLUMNS
+    assert written["threshold_rule"].tolist() == ["fixed", "oracle"]
+    assert written["top1_loc"].tolist() == [40, 40] and written["pxap"].tolist() == [100, 100]
+
+
+def test_the_command_on_openimages(tmp_path, capsys):
+    on_disk(tmp_path, {"0.jpg": (0, (2, 2), [(0, 0, 1, 1)])}, [np.array([[1, 0.5], [0, 0]])])
+    lines(tmp_path / "metadata/localization.txt", ["0.jpg,m/0.png,"])
+    (tmp_path / "m").mkdir()
+    Image.fromarray(np.array([[0, 255], [0, 0]], np.uint8)).save(tmp_path / "m/0.png")
+    folders = ["--maps", tmp_path / "maps", "--metadata", tmp_path / "metadata", "--size", 2]
+    code, out, _ = command(capsys, *folders, "--masks", tmp_path)
+    assert (code, out.split()) == (0, ["n_images", "1", "pxap", "50.0"])
+    code, out, err = command(capsys, *folders)
+    assert (code, out) == (1, "") and err == "Error: these metadata name masks instead of boxes: give the masks\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--protocol", "papers"], "unknown protocol 'papers'; choose one of paper"),
+        (["--rule", "otso"], "unknown threshold rule 'otso'; choose one or more of fixed"),
+        (["--metadata", "nowhere"], "nowhere/image_ids.txt: no such file"),
+        (["--maps", "nowhere"], "nowhere/val/0.jpg.npy: no such file"),
+        (["--predicted", "nowhere/guess.txt"], "nowhere/guess.txt: no such file"),
+        (["--masks", "nowhere"], "val/0.png: no such file"),
+        (["--out", "image_ids.txt/a.csv"], "image_ids.txt"),  # below a file
+    ],
+)
+def test_the_command_fails_in_one_line(folders, tmp_path, monkeypatch, capsys, change, message):
+    monkeypatch.chdir(tmp_path / "metadata")
+    code, out, err = command(capsys, *folders, *change)
+    assert code == 1 and out == ""
+    assert err.startswith("Error: ") and message in err
+    assert err.count("\n") == 1

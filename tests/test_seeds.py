@@ -1,0 +1,167 @@
+"""Means over seeds and differences paired by seed, by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from wsol_utils import seeds
+
+T2, T1 = 4.302652729911275, 12.706204736432095  # 97.5 % quantile of Student's t, 2 and 1 degrees of freedom
+
+
+def runs(pooling, recombination, rule, gt_known, top1_loc=None, first_seed=0, threshold=0.2, **more):
+    """Rows of metrics.csv: one combination, a figure for each seed."""
+    temperature = 1.0 if pooling.startswith("wgap") else math.nan
+    top1_loc = top1_loc or [10.0] * len(gt_known)
+    row = {"dataset": "birds", "profile": "sample", "backbone": "small_vgg", "pooling": pooling}
+    row |= {"temperature": temperature, "recombination": recombination, "normalization": "max"}
+    row |= {"resolution": "input", "protocol": "paper", "threshold_rule": rule, "threshold": threshold} | more
+    figures = zip(gt_known, top1_loc, strict=True)
+    lines = [row | {"seed": first_seed + i, "gt_known": a, "top1_loc": b} for i, (a, b) in enumerate(figures)]
+    return pd.DataFrame(lines).assign(n_images=300, top1_cls=80.0)
+
+
+def only(table, step, figure="gt_known"):
+    (row,) = table[(table["step"] == step) & (table["figure"] == figure)].to_dict("records")
+    return row
+
+
+def test_over_seeds_by_hand():
+    metrics = pd.concat([
+        runs("wgap", "absolute", "fixed", [50.0, 54.0], [40.0, 46.0]),
+        runs("gap", "signed", "fixed", [31.0]),
+        runs("wgap", "absolute", "li", [1.0, 2.0, 6.0]).assign(threshold=[0.1, 0.2, 0.6]),
+    ])  # fmt: skip
+    table = seeds.over_seeds(metrics)
+    identity = ["dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization",
+                "resolution", "protocol", "threshold_rule"]  # fmt: skip
+    figures = ["top1_cls_mean", "top1_cls_std", "top1_loc_mean", "top1_loc_std", "gt_known_mean", "gt_known_std"]
+    assert list(table.columns) == [*identity, "n_seeds", *figures, "threshold_mean"]
+    assert table["threshold_rule"].tolist() == ["fixed", "fixed", "li"]  # in the order of metrics
+    assert table["n_seeds"].tolist() == [2, 1, 3]
+    assert table["gt_known_mean"].tolist() == [52, 31, 3]
+    assert table["gt_known_std"].tolist() == pytest.approx([8**0.5, math.nan, 7**0.5], nan_ok=True)  # √((4+1+9)/2)
+    assert table.loc[0, ["top1_loc_mean", "top1_loc_std", "top1_cls_std"]].tolist() == pytest.approx([43, 18**0.5, 0])
+    assert table["threshold_mean"].tolist() == pytest.approx([0.2, 0.2, 0.3])
+    assert table["temperature"].isna().tolist() == [False, True, False]
+    assert ",31.0,,0.2\n" in table.to_csv(index=False)  # no deviation: an empty field
+
+
+def test_over_seeds_keeps_apart_what_differs_in_any_word():
+    metrics = pd.concat([
+        runs("wgap", "absolute", "fixed", [50.0, 54.0]),
+        runs("wgap", "absolute", "fixed", [10.0], temperature=2.0),
+        runs("wgap", "absolute", "fixed", [20.0], normalization="minmax"),
+        runs("wgap", "absolute", "fixed", [30.0], protocol="other"),
+        runs("wgap", "absolute", "fixed", [40.0], resolution="map"),
+    ])  # fmt: skip
+    assert seeds.over_seeds(metrics)["gt_known_mean"].tolist() == [52, 10, 20, 30, 40]
+    more = [runs("gap", "signed", "fixed", [1.0], features=features) for features in ("plain", "weighted")]
+    assert seeds.over_seeds(pd.concat(more))["features"].tolist() == ["plain", "weighted"]
+
+
+@pytest.mark.parametrize("function", [seeds.over_seeds, seeds.paired_differences])
+def test_two_rows_for_one_seed_are_refused(function):
+    metrics = pd.concat([runs("gap", "signed", "fixed", [1.0, 2.0]), runs("gap", "signed", "fixed", [3.0])])
+    with pytest.raises(ValueError, match=r"pooling gap.*threshold_rule fixed, seed 0$"):
+        function(metrics)
+
+
+def test_paired_differences_by_hand():
+    metrics = pd.concat([
+        runs("gap", "signed", "fixed", [40.0, 50.0, 60.0], [30.0, 40.0, 50.0]),
+        runs("wgap", "signed", "fixed", [41.0, 53.0, 65.0], [30.0, 39.0, 48.0]).iloc[::-1],  # seeds 2, 1, 0
+    ])  # fmt: skip
+    table = seeds.paired_differences(metrics)
+    assert set(table["step"]) == {"WGAP"} and table["figure"].tolist() == ["gt_known", "top1_loc"]
+    row = only(table, "WGAP")
+    assert (row["pooling"], row["recombination"], row["threshold_rule"]) == ("gap → wgap", "signed", "fixed")
+    assert (row["temperature"], row["protocol"]) == (1.0, "paper")  # GAP has no temperature
+    assert (row["n_seeds"], row["left_out"], row["from"], row["to"]) == (3, 0, 50, 53)
+    assert (row["difference"], row["std"]) == pytest.approx((3, 2))  # 1, 3, 5: far less than the seeds' own 10
+    assert (row["low"], row["high"]) == pytest.approx((3 - T2 * 2 / 3**0.5, 3 + T2 * 2 / 3**0.5))
+    row = only(table, "WGAP", "top1_loc")
+    assert (row["difference"], row["std"]) == pytest.approx((-1, 1))  # 0, -1, -2
+    assert (row["low"], row["high"]) == pytest.approx((-1 - T2 / 3**0.5, -1 + T2 / 3**0.5))
+
+
+def test_seeds_of_one_end_are_left_out_and_counted():
+    metrics = pd.concat([
+        runs("gap", "signed", "fixed", [10.0, 20.0, 30.0]),  # seeds 0, 1, 2
+        runs("gap", "absolute", "fixed", [26.0, 40.0, 90.0, 90.0], first_seed=1),  # 1, 2, 3, 4
+        runs("gap", "positive", "fixed", [50.0], first_seed=4),  # 4: with signed it shares none
+    ])  # fmt: skip
+    table = seeds.paired_differences(metrics, figures=["gt_known"])
+    assert set(table["step"]) == {"recombination", "negative channels added"}
+    row = only(table, "recombination")
+    assert (row["n_seeds"], row["left_out"]) == (2, 3)  # 0, 3 and 4
+    assert (row["from"], row["to"], row["difference"]) == (25, 33, 8)
+    assert row["std"] == pytest.approx(8**0.5)  # 6 and 10
+    assert (row["low"], row["high"]) == pytest.approx((8 - T1 * 2, 8 + T1 * 2))
+    row = only(table, "negative channels added")
+    assert (row["n_seeds"], row["left_out"], row["difference"]) == (1, 3, 40)
+    assert math.isnan(row["std"]) and math.isnan(row["low"]) and math.isnan(row["high"])
+
+
+def test_every_step_of_the_paper_wherever_both_ends_are():
+    grid = [
+        runs(pooling, recombination, rule, [value, value + 2])
+        for pooling, a in (("gap", 10), ("wgap", 20), ("tap", 15))
+        for recombination, b in (("signed", 1.0), ("positive", 3.0), ("absolute", 7.0))
+        for rule, value in (("fixed", a + b), ("first_above_mean", a + 4 * b), ("oracle", 90.0))
+    ]
+    table = seeds.paired_differences(pd.concat(grid), figures=["gt_known"])
+    assert table["step"].value_counts().to_dict() == {
+        "WGAP": 9,  # recombinations × rules
+        "recombination": 9, "negative channels left out": 9, "negative channels added": 9,  # poolings × rules
+        "threshold": 9,  # poolings × recombinations
+        "all three": 1,
+    }  # fmt: skip
+    assert set(table["n_seeds"]) == {2} and set(table["left_out"]) == {0} and set(table["std"]) == {0}
+    threshold = table[table["step"] == "threshold"].set_index(["pooling", "recombination"])["difference"]
+    assert threshold["gap", "signed"] == 3 and threshold["tap", "absolute"] == 21  # 3 b
+    row = only(table, "all three")
+    assert (row["from"], row["to"]) == (12, 49)  # 10 + 1 + 1, 20 + 28 + 1
+    arrows = ("gap → wgap", "signed → absolute", "fixed → first_above_mean")
+    assert (row["pooling"], row["recombination"], row["threshold_rule"]) == arrows
+
+
+def test_only_what_is_otherwise_the_same_is_paired():
+    metrics = pd.concat([
+        runs("gap", "signed", "fixed", [10.0, 10.0]),
+        runs("gap", "signed", "fixed", [50.0, 50.0], protocol="other"),
+        runs("wgap", "signed", "fixed", [11.0, 11.0]),
+        runs("wgap", "signed", "fixed", [12.0, 12.0], temperature=0.5),
+        runs("wgap", "signed", "fixed", [53.0, 53.0], protocol="other"),
+        runs("wgap", "signed", "fixed", [99.0, 99.0], dataset="things"),
+        runs("wgap", "signed", "first_above_mean", [14.0, 14.0], temperature=0.5),
+    ])  # fmt: skip
+    table = seeds.paired_differences(metrics, figures=["gt_known"])
+    found = table[["step", "temperature", "protocol", "difference"]].to_numpy().tolist()
+    assert found == [
+        ["WGAP", 1.0, "paper", 1], ["WGAP", 0.5, "paper", 2],  # GAP beside each temperature
+        ["WGAP", 1.0, "other", 3],
+        ["threshold", 0.5, "paper", 2],
+    ]  # fmt: skip
+
+
+def test_steps_of_ones_own():
+    metrics = pd.concat([
+        runs("wgap", "signed", "fixed", [1.0, 2.0]),
+        runs("wgap", "signed", "fixed", [4.0, 4.0], temperature=2.0),
+        runs("wgap_sum", "signed", "fixed", [9.0, 8.0]),
+        runs("wgap_sum", "signed", "fixed", [6.0, 7.0], temperature=2.0),
+    ])  # fmt: skip
+    pairs = {"sum": {"pooling": ("wgap", "wgap_sum")}, "hot": {"temperature": (1.0, 2.0)}}
+    table = seeds.paired_differences(metrics, pairs, ["gt_known"])
+    assert table["step"].tolist() == ["sum", "sum", "hot", "hot"]
+    assert table["difference"].tolist() == [7, 2.5, 2.5, -2]  # at each temperature its own; then each pooling's
+    assert table["temperature"].tolist() == [1, 2, "1.0 → 2.0", "1.0 → 2.0"]
+    with pytest.raises(ValueError, match="a step changes poolng, but the columns are dataset"):
+        seeds.paired_differences(metrics, {"typo": {"poolng": ("gap", "wgap")}})
+
+
+def test_nothing_measured_at_both_ends():
+    table = seeds.paired_differences(runs("gap", "signed", "fixed", [1.0, 2.0]))
+    assert table.empty and list(table.columns)[-6:] == ["from", "to", "difference", "std", "low", "high"]

@@ -1,0 +1,184 @@
+"""Where the paper is silent or ambiguous: every other reading, one change at a time, and what it costs."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from wsol_utils import evaluation, metrics
+from wsol_utils.predictions import Predictions, kind
+from wsol_utils.protocols import Protocol
+
+# Each change in the words of `protocols.Protocol`.
+CONVENTIONS = {
+    "as it stands": {},
+    "min–max instead of division by the maximum": {"normalization": "minmax"},
+    "thresholds and boxes at map resolution": {"resolution": "map"},
+    "bicubic upsampling": {"interpolation": "bicubic"},
+    "11 candidates": {"candidates": tuple(i / 10 for i in range(11))},
+    "101 candidates": {"candidates": tuple(i / 100 for i in range(101))},
+    "boundary: 4 neighbours": {"boundary": "4-neighbours"},
+    "boundary: contour vertices": {"boundary": "contour"},
+    "largest component by contour area": {"component": "contour"},
+    "maps cut to 256 levels": {"levels": 255},
+    "corners inclusive in IoU (+1)": {"inclusive": True},
+}
+FEATURES = {
+    "P, signed (Eq. 2)": ("signed", "plain"),
+    "P, positive only": ("positive", "plain"),
+    "P, absolute (Eq. 3)": ("absolute", "plain"),
+    "S⊙P, signed": ("signed", "weighted"),
+    "S⊙P, positive only": ("positive", "weighted"),
+    "S⊙P, absolute": ("absolute", "weighted"),
+    "before the ReLU, signed": ("signed", "unrectified"),
+    "before the ReLU, positive only": ("positive", "unrectified"),
+    "before the ReLU, Σ|w|G": ("absolute", "unrectified"),
+    "before the ReLU, |M_n|": ("absolute_maps", "unrectified"),
+}
+RULE = "first_above_mean"
+
+
+def of_conventions(predictions: Predictions, map_kind: str, protocol: Protocol) -> pd.DataFrame:
+    """What each convention costs on the same maps.
+
+    Args:
+        map_kind: which of the maps.
+        protocol: what "as it stands" means; a change that it has already is left out.
+
+    Returns:
+        Columns reading, GT-known in percent with the fixed threshold 0.20, with Sec. 4.3's rule, with the best
+        fixed threshold and with the oracle, and the rule's mean threshold.
+    """
+    rows = []
+    for reading, change in CONVENTIONS.items():
+        changed = replace(protocol, **change)
+        if changed != protocol or not change:
+            rows.append({"reading": reading} | figures(predictions, map_kind, changed))
+    return pd.DataFrame(rows)
+
+
+def of_features(predictions: Predictions, protocol: Protocol) -> pd.DataFrame:
+    """The same for what a map is made of: P or S⊙P; Σ|w|G or |M_n|, which differ where features are signed.
+
+    Readings whose maps the predictions do not hold are left out: SqueezeNet's last layer is no single ReLU.
+    """
+    kinds = {reading: kind(*words) for reading, words in FEATURES.items()}
+    rows = [
+        {"reading": reading} | figures(predictions, name, protocol)
+        for reading, name in kinds.items()
+        if name in predictions.kinds
+    ]
+    return pd.DataFrame(rows)
+
+
+def of_channels(predictions: Predictions, protocol: Protocol) -> pd.DataFrame:
+    """Fig. 2's evidence over a whole split: what the positive and the negative channels cover of the objects.
+
+    Returns:
+        For the strongest channel of either sign, and for M_p and |M_n|, means over the images in percent: the share
+        of the true boxes that is covered, the share of the covered area that lies in them, their share of the image.
+    """
+    signed, positive = predictions.maps("signed"), predictions.maps("positive")
+    maps = {
+        "strongest positive channel": predictions.maps("strongest_positive"),
+        "strongest negative channel": predictions.maps("strongest_negative"),
+        "M_p, all positive channels": positive,
+        "|M_n|, all negative channels": np.abs(signed - positive),
+    }
+    columns = ("box covered", "inside box", "box of image")
+    rows = []
+    for name, values in maps.items():
+        means = 100 * evaluation.coverage(predictions, values, protocol).mean(axis=0)
+        rows.append({"map": name, **dict(zip(columns, means, strict=True))})
+    return pd.DataFrame(rows)
+
+
+def of_failures(found: dict[str, tuple[np.ndarray, np.ndarray]], protocol: Protocol) -> pd.DataFrame:
+    """Where a rule misses a box that another threshold of the same map would have found, and which way it errs.
+
+    Args:
+        found: for each rule the thresholds (N,) and IoU (N,), as of `evaluation.overlaps`; with "oracle".
+
+    Returns:
+        For each rule, in percent of the images: hits; misses with a lower and with a higher threshold than the
+        oracle's (the box is too large, or too small); images that no threshold of the grid gets right.
+    """
+    best_eta, best = found["oracle"]
+    rows = []
+    for rule, (eta, overlap) in found.items():
+        hit, hopeless = overlap >= protocol.iou, best < protocol.iou
+        missed = ~hit & ~hopeless
+        shares = {
+            "hit": hit,
+            "threshold too low": missed & (eta < best_eta),
+            "threshold too high": missed & (eta > best_eta),
+            "no threshold hits": hopeless & ~hit,
+        }
+        rows.append({"threshold_rule": rule, **{name: 100 * float(which.mean()) for name, which in shares.items()}})
+    return pd.DataFrame(rows)
+
+
+def of_levels(
+    predictions: Predictions, name: str, protocol: Protocol,
+    chosen: tuple[np.ndarray, np.ndarray], best: tuple[np.ndarray, np.ndarray],
+) -> pd.DataFrame:  # fmt: skip
+    """What the maps look like where a rule hits, and where it errs to either side.
+
+    Args:
+        chosen, best: thresholds (N,) and IoU (N,) of the rule and of the oracle.
+
+    Returns:
+        For each outcome: its share of the images, the mean thresholds chosen and best, and the mean level of the
+        maps, as a share of their maximum, on the image's border and inside the true boxes.
+    """
+    levels = []
+    true = predictions.true_boxes()
+    for chunk in evaluation.prepared(predictions.maps(name), predictions.size, replace(protocol, levels=0)):
+        for image in chunk:
+            scale = np.tile([image.shape[1], image.shape[0]], 2) / np.tile(predictions.size[::-1], 2)
+            inside = np.zeros(image.shape, dtype=bool)
+            for x0, y0, x1, y1 in np.rint(true[len(levels)] * scale).astype(int):
+                inside[y0:y1, x0:x1] = True
+            border = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
+            levels.append([border.mean(), image[inside].mean() if inside.any() else np.nan])
+    (eta, overlap), (best_eta, best_overlap) = chosen, best
+    columns = np.column_stack([eta, best_eta, levels])
+    hit, within_reach = overlap >= protocol.iou, best_overlap >= protocol.iou
+    groups = {
+        "hit": hit,
+        "threshold too low": ~hit & within_reach & (eta < best_eta),
+        "threshold too high": ~hit & within_reach & (eta > best_eta),
+        "no threshold hits": ~hit & ~within_reach,
+    }
+    names = ("chosen η", "best η", "level on the border", "level in the box")
+    rows = []
+    for outcome, which in groups.items():
+        means = columns[which].mean(axis=0) if which.any() else np.full(4, np.nan)
+        rows.append({"outcome": outcome, "images, %": 100 * which.mean(), **dict(zip(names, means, strict=True))})
+    return pd.DataFrame(rows)
+
+
+def of_choe(
+    predictions: Predictions, name: str, protocol: Protocol, masks: Iterable[np.ndarray] | None = None
+) -> dict[str, float]:
+    """The scores of Choe et al. in percent: MaxBoxAcc with its threshold, MaxBoxAccV2, PxAP where there are masks."""
+    largest, best = evaluation.iou_of_contours(predictions, name, protocol)
+    accuracy, k = metrics.max_box_acc(largest, protocol.iou)
+    pixels = np.nan if masks is None else evaluation.pixel_average_precision(predictions, name, protocol, masks)
+    v2 = metrics.max_box_acc_v2(best)
+    return {"MaxBoxAcc": accuracy, "at τ": protocol.grid[k], "MaxBoxAccV2": v2, "PxAP": pixels}
+
+
+def figures(predictions: Predictions, name: str, protocol: Protocol) -> dict[str, float]:
+    """GT-known of one kind of map by 0.20, the rule, the best fixed threshold, the oracle; and the rule's mean η."""
+    bounds = evaluation.on_grid(evaluation.iou_on_grid(predictions, name, protocol), protocol)
+    chosen = evaluation.overlaps(predictions, name, protocol, ["fixed", RULE])
+    shown = {
+        "fixed": chosen["fixed"],
+        RULE: chosen[RULE],
+        "best_fixed": bounds["best_fixed"],
+        "oracle": bounds["oracle"],
+    }
+    hits = {rule: 100 * float((overlap >= protocol.iou).mean()) for rule, (_, overlap) in shown.items()}
+    return hits | {"mean η": float(chosen[RULE][0].mean())}

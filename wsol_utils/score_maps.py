@@ -1,0 +1,193 @@
+"""Score maps of any network, one .npy for each image, evaluated as ours are: every protocol, every threshold rule."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from wsol_utils import cam, evaluation, metrics, protocols, thresholds
+from wsol_utils.layouts import failure
+from wsol_utils.metadata import Metadata, below, read_metadata, read_predicted, write_metadata
+from wsol_utils.predictions import QUIET, Predictions
+
+__all__ = ["Metadata", "evaluate", "read", "read_metadata", "read_predicted", "write_maps", "write_metadata"]
+
+CHUNK = 256  # images that are read at a time: 51 MB of maps at 224×224
+RULES = (*thresholds.RULES, "best_fixed", "oracle")
+COLUMNS = (
+    "threshold_rule", "threshold", "threshold_sd", "uses_ground_truth", "n_images", "top1_cls", "top1_loc",
+    "gt_known", "gt_known_low", "gt_known_high", "p_value", "max_box_acc", "max_box_acc_v2", "pxap",
+)  # fmt: skip
+
+
+def write_maps(folder: str | os.PathLike, image_ids: Iterable[str], maps: Iterable[np.ndarray]) -> None:
+    """Write each map (H, W) as `<id>.npy`, float32, under a temporary name first.
+
+    Raises:
+        ValueError: an id leaves the folder, or there are not as many ids as maps.
+    """
+    for image_id, scores in zip(image_ids, maps, strict=True):
+        file = Path(folder, f"{below(image_id)}.npy")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{file}.part", "wb") as opened:
+            np.save(opened, np.asarray(scores, dtype=np.float32))
+        os.replace(f"{file}.part", file)
+
+
+def read(
+    maps_folder: str | os.PathLike,
+    metadata: Metadata,
+    image_ids: Sequence[str],
+    protocol: protocols.Protocol,
+    size: int = 224,
+    predicted: np.ndarray | None = None,
+) -> Predictions:
+    """Some images' maps as predictions that hold one map each, "maps": all of `evaluation` works on them.
+
+    Maps keep their precision. Where they differ in shape, they are upsampled here rather than by `evaluation`.
+    True corners are taken as half-open; an `inclusive` protocol cuts them to whole numbers once they are scaled, and
+    takes those as first and last pixel, exactly as wsolevaluation does.
+
+    Args:
+        maps_folder: holds `<id>.npy` for every id.
+        image_ids: of images in the metadata.
+        size: side of the network's square input, pixels.
+        predicted: (N,) classes of these images; -1, unknown, where it is not given.
+
+    Raises:
+        DatasetError: a map is missing, cut off, empty, not two-dimensional, not floating point or not finite.
+    """
+    label = np.array([metadata.labels[image_id] for image_id in image_ids], dtype=np.int64)
+    true = [np.zeros((0, 4))] * len(image_ids)
+    if metadata.boxes:
+        true = [protocols.to_input(metadata.boxes[i], metadata.sizes[i], size, protocol) for i in image_ids]
+    maps = [_map(Path(maps_folder), f"{image_id}.npy") for image_id in image_ids]
+    if len({one.shape for one in maps}) > 1:
+        maps = [cam.upsample(one[None], size, protocol.interpolation)[0] for one in maps]
+    return Predictions(
+        image_id=np.array(image_ids),
+        label=label,
+        predicted=np.full(len(label), -1) if predicted is None else np.asarray(predicted),
+        logits=np.zeros((len(label), 0), dtype=np.float16),
+        kinds=np.array(["maps"]),
+        scaled_maps=np.stack(maps)[:, None],  # (N, 1, H, W)
+        scales=np.ones((len(label), 1), dtype=np.float32),
+        box=np.concatenate(true),
+        box_image=np.repeat(np.arange(len(true)), [len(boxes) for boxes in true]),
+        size=np.array([size, size]),
+    )
+
+
+def evaluate(
+    maps: str | os.PathLike,
+    metadata: Metadata,
+    protocol: str = "paper",
+    rules: Sequence[str] = ("fixed", "first_above_mean", "best_fixed", "oracle"),
+    size: int = 224,
+    predicted: np.ndarray | None = None,
+    masks: Iterable[np.ndarray] | None = None,
+) -> pd.DataFrame:
+    """Every figure of a folder of score maps, of which a few hundred are in memory at a time.
+
+    Args:
+        maps: the folder.
+        protocol: one of `protocols.PROTOCOLS`.
+        rules: one or more of `RULES`.
+        size: side of the network's square input, pixels.
+        predicted: (N,) classes in the order of the metadata, for Top-1.
+        masks: N of (size, size) in that order, from the module `masks`, for PxAP.
+
+    Returns:
+        `COLUMNS`, a row for each rule: what `evaluation.rows` gives (without `predicted`, top1_* are NaN; without the
+        rule "fixed", p_value), and three figures of the maps, the same in every row, in percent: max_box_acc,
+        MaxBoxAcc on the protocol's grid; max_box_acc_v2, where the protocol takes contours; pxap, with masks.
+        Metadata without boxes give one row of n_images and pxap alone.
+
+    Raises:
+        DatasetError: from `read`.
+        ValueError: a name is unknown, there is no rule, or there are neither boxes nor masks.
+    """
+    convention, count = protocols.get(protocol), len(metadata.image_ids)
+    unknown = [rule for rule in rules if rule not in RULES]
+    if unknown or not rules:
+        problem = f"unknown threshold rule {unknown[0]!r}" if unknown else "no threshold rule"
+        raise ValueError(f"{problem}; choose one or more of {', '.join(RULES)}")
+    if not metadata.boxes and masks is None:
+        raise ValueError("these metadata name masks instead of boxes: give the masks")
+    rows = [{"n_images": count}]
+    if metadata.boxes:
+        label = np.array([metadata.labels[image_id] for image_id in metadata.image_ids])
+        known = SimpleNamespace(label=label, predicted=np.full(count, -1) if predicted is None else predicted)
+        found, whole = _found(_chunks(maps, metadata, convention, size), count, convention, rules)
+        rows = [row | whole for row in evaluation.rows(known, found, convention)]
+    table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    if predicted is None:
+        table[["top1_cls", "top1_loc"]] = np.nan
+    if masks is not None:
+        chunks = _chunks(maps, metadata, convention, size)
+        table["pxap"] = metrics.pixel_average_precision(_scores(chunks, convention), masks)
+    return table
+
+
+def _chunks(
+    maps: str | os.PathLike, metadata: Metadata, protocol: protocols.Protocol, size: int
+) -> Iterator[tuple[slice, Predictions]]:
+    """All images in the order of the metadata, with their places."""
+    with tqdm(total=len(metadata.image_ids), desc="score maps", unit="image", disable=QUIET) as bar:
+        for start in range(0, len(metadata.image_ids), CHUNK):
+            rows = slice(start, start + CHUNK)
+            some = read(maps, metadata, metadata.image_ids[rows], protocol, size)
+            yield rows, some
+            bar.update(len(some.label))
+
+
+def _found(
+    chunks: Iterable[tuple[slice, Predictions]], count: int, protocol: protocols.Protocol, rules: Sequence[str]
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, float]]:
+    """Thresholds (N,) and IoU (N,) of each rule, as `evaluation.overlaps` gives them; and both MaxBoxAcc."""
+    grid = np.empty((count, len(protocol.grid)))
+    contours = np.empty_like(grid) if protocol.component == "contour" else None
+    chosen = {rule: (np.empty(count), np.empty(count)) for rule in rules if rule in thresholds.RULES}
+    for rows, some in chunks:
+        if contours is None:
+            grid[rows] = evaluation.iou_on_grid(some, "maps", protocol)
+        else:
+            grid[rows], contours[rows] = evaluation.iou_of_contours(some, "maps", protocol)
+        for rule, (eta, overlap) in evaluation.overlaps(some, "maps", protocol, list(chosen)).items():
+            chosen[rule][0][rows], chosen[rule][1][rows] = eta, overlap
+    found = evaluation.on_grid(grid, protocol) | chosen
+    whole = {"max_box_acc": metrics.max_box_acc(grid, protocol.iou)[0]}
+    if contours is not None:
+        whole["max_box_acc_v2"] = metrics.max_box_acc_v2(contours)
+    return {rule: found[rule] for rule in rules}, whole
+
+
+def _scores(chunks: Iterable[tuple[slice, Predictions]], protocol: protocols.Protocol) -> Iterator[np.ndarray]:
+    """Maps (size, size) in [0, 1], one at a time; what lies below 0 is below every threshold."""
+    unlevelled = replace(protocol, resolution="input", levels=0)
+    for _, some in chunks:
+        for chunk in evaluation.prepared(some.maps("maps"), some.size, unlevelled):
+            yield from chunk.clip(min=0)
+
+
+def _map(folder: Path, name: str) -> np.ndarray:
+    """(H, W) float32, or float64 of a wider file."""
+    remedy = "write an array (height, width) of floating point for every id, as numpy.save does"
+    if not (folder / name).is_file():
+        raise failure(folder, name, "no such file", remedy)
+    try:
+        scores = np.load(folder / name, allow_pickle=False)
+    except Exception as error:  # NumPy's reader raises many kinds
+        raise failure(folder, name, f"no whole .npy file ({error})", remedy) from error
+    if not isinstance(scores, np.ndarray) or not np.issubdtype(scores.dtype, np.floating):
+        raise failure(folder, name, "not an array of floating point", remedy)
+    if scores.ndim != 2 or not scores.size:
+        raise failure(folder, name, f"not (height, width) but {scores.shape}", remedy)
+    if not np.isfinite(scores).all():
+        raise failure(folder, name, f"{np.count_nonzero(~np.isfinite(scores))} values NaN or infinite", remedy)
+    return scores.astype(np.float64 if scores.dtype.itemsize > 4 else np.float32)
