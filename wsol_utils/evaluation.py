@@ -33,7 +33,7 @@ def prepared(maps: np.ndarray, size: Sequence[int], protocol: Protocol) -> Itera
 
 
 def truth(predictions: Predictions, protocol: Protocol) -> list[np.ndarray]:
-    """The true boxes, N arrays (n, 4), in the convention of the protocol: cut to whole numbers where it is inclusive."""
+    """The true boxes, N arrays (n, 4), cut to whole numbers where the protocol is inclusive."""
     true = predictions.true_boxes()  # float32: a corner 223.99999 is one at 224
     return [np.floor(corners.round(3)) for corners in true] if protocol.inclusive else true
 
@@ -146,7 +146,7 @@ def on_grid(overlap: np.ndarray, protocol: Protocol) -> dict[str, tuple[np.ndarr
 
 
 def rows(predictions: Predictions, found: dict[str, tuple[np.ndarray, np.ndarray]], protocol: Protocol) -> list[dict]:
-    """A row of metrics for each rule of `overlaps` or `on_grid`, compared with the first of them on the same images.
+    """A row of metrics for each rule of `overlaps` or `on_grid`, compared with `fixed` on the same images.
 
     Returns:
         threshold_rule, threshold and threshold_sd (mean and deviation of those chosen), uses_ground_truth, what

@@ -170,6 +170,12 @@ def of_choe(
     return {"MaxBoxAcc": accuracy, "at τ": protocol.grid[k], "MaxBoxAccV2": v2, "PxAP": pixels}
 
 
+def average(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
+    """Mean over the seeds, rounded to be read: percent to a tenth, thresholds and levels to a hundredth."""
+    means = rows.drop(columns="seed").groupby(by, sort=False).mean()
+    return means.round({name: 2 if "η" in name or "τ" in name or "level" in name else 1 for name in means})
+
+
 def figures(predictions: Predictions, name: str, protocol: Protocol) -> dict[str, float]:
     """GT-known of one kind of map by 0.20, the rule, the best fixed threshold, the oracle; and the rule's mean η."""
     bounds = evaluation.on_grid(evaluation.iou_on_grid(predictions, name, protocol), protocol)

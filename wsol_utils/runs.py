@@ -21,10 +21,10 @@ from wsol_utils.protocols import Protocol
 from wsol_utils.training import Recipe
 
 METRICS_COLUMNS = [
-    "dataset", "profile", "backbone", "pooling", "temperature", "features", "recombination", "normalization",
-    "resolution", "interpolation", "component", "boundary", "candidates", "protocol", "threshold_rule", "threshold",
-    "threshold_sd", "uses_ground_truth", "seed", "n_images", "top1_cls", "top1_loc", "gt_known", "gt_known_low",
-    "gt_known_high", "p_value",
+    "dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization", "resolution",
+    "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images",
+    "top1_cls", "top1_loc", "gt_known", "gt_known_low", "gt_known_high",
+    "threshold_sd", "p_value", "features", "interpolation", "component", "boundary", "candidates",
 ]  # fmt: skip
 
 
