@@ -209,3 +209,11 @@ def test_bicubic_can_leave_the_range_of_the_map():
     assert found[3] == pytest.approx(0.2617 - 0.0352, abs=1e-4) and found[4] == pytest.approx(1 - found[3])
     assert found.min() < 0 and found.max() > 1
     assert cam.upsample(edge, (1, 8)).min() == 0
+
+
+@pytest.mark.parametrize("value", [1.7, -3e-5, 2.6e7])
+def test_a_constant_map_stays_constant_under_bicubic_upsampling(value):
+    larger = cam.upsample(np.full((1, 14, 14), value, np.float32), 224, "bicubic")  # with noise in the last digits
+    assert not cam.normalize(larger, "minmax").any()
+    steps = np.array([[[1.7, 1.7 + 1e-4]]], np.float32)
+    assert cam.normalize(steps, "minmax").tolist() == [[[0, 1]]]  # a small range is none

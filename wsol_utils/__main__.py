@@ -92,11 +92,14 @@ def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], seed: int, **
 
     from wsol_utils import experiments, runs
 
-    tried = {name: [float(x) for x in listed.split(",")] for name, listed in (rate.split("=") for rate in rates)}
-    config = experiments.configure(dataset, profile, evaluate_on="validation", **values)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    found = runs.head_rates(config, seed, tried)
+    try:
+        tried = {name: [float(x) for x in listed.split(",")] for name, listed in (rate.split("=") for rate in rates)}
+        config = experiments.configure(dataset, profile, evaluate_on="validation", poolings=list(tried), **values)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        found = runs.head_rates(config, seed, tried)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
     runs.write_csv(found, config.folder / "head_rates.csv")
     click.echo(found.to_string(index=False))
     click.echo(f"wrote {config.show(config.folder / 'head_rates.csv')}")

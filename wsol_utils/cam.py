@@ -62,7 +62,8 @@ def normalize(maps: Array, how: str = "max") -> Array:
         how: "max" (Sec. 4.3, negative values stay negative) or "minmax" (wsolevaluation).
 
     Returns:
-        (B, H, W). A map without a positive maximum ("max") or a constant one ("minmax") becomes 0.
+        (B, H, W). A map without a positive maximum ("max") or a constant one ("minmax", up to the rounding
+        of an upsampling) becomes 0.
 
     Raises:
         ValueError: if `how` is unknown, or the maps are not floating point or not finite.
@@ -70,12 +71,13 @@ def normalize(maps: Array, how: str = "max") -> Array:
     if how not in ("max", "minmax"):
         raise ValueError(f"unknown normalization {how!r}; choose one of max, minmax")
     values = _floating(maps, "maps")
-    dtype = values.dtype
+    dtype, noise = values.dtype, 0.0
     if how == "minmax":
         values = values.to(torch.promote_types(values.dtype, torch.float32))  # float16's range can overflow
+        noise = 8 * torch.finfo(values.dtype).eps * values.abs().amax(dim=(-2, -1), keepdim=True)  # of an upsampling
         values = values - values.amin(dim=(-2, -1), keepdim=True)
     peak = values.amax(dim=(-2, -1), keepdim=True)
-    scaled = torch.where(peak > 0, values / torch.where(peak > 0, peak, 1), 0)
+    scaled = torch.where(peak > noise, values / torch.where(peak > noise, peak, 1), 0)
     return _like(maps, scaled.to(dtype))
 
 
