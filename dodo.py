@@ -24,7 +24,7 @@ ROAD = {  # notebook -> what it writes for a data set
         "seed{seed}/features.csv",
     ],
     "04_threshold_selection": [
-        "seed{seed}/thresholds.csv", "seed{seed}/failures.csv", "seed{seed}/conventions.csv",
+        "seed{seed}/thresholds.csv", "seed{seed}/failures.csv", "seed{seed}/levels.csv", "seed{seed}/conventions.csv",
         "seed{seed}/protocols.csv", "seed{seed}/max_box_acc.csv",
     ],
     "05_tables": ["metrics.csv", "table.csv", "table.md", "seeds.csv", "differences.csv"],

@@ -100,6 +100,20 @@ def test_nothing_to_confirm(committed):
 def test_the_readme_shows_the_reference_as_it_stands():
     readme = (reference.ROOT / "README.md").read_text(encoding="utf-8")
     assert f"<!-- results -->\n{reference.overview()}\n<!-- /results -->" in readme
+    assert f"<!-- steps -->\n{reference.steps()}\n<!-- /steps -->" in readme
+
+
+def test_a_step_with_and_without_an_interval(monkeypatch):
+    row = {"step": "threshold", "pooling": "wgap", "recombination": "absolute", "figure": "gt_known"}
+    numbers = {"difference": -12.66, "low": -31.0, "high": 5.04}
+    found = {"sample": 3, "light": 1}
+    monkeypatch.setattr(
+        reference, "read", lambda profile, *_: pd.DataFrame([row | numbers | {"n_seeds": found[profile]}])
+        if profile in found else pd.DataFrame(),
+    )  # fmt: skip
+    text = reference.steps()
+    assert "| threshold, after both " in text and "−12.7 [−31.0, +5.0] " in text and "| −12.7 " in text
+    assert "Table 1" not in text  # the paper gives no steps
 
 
 def test_what_was_not_run_says_so(monkeypatch, tmp_path):

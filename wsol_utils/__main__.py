@@ -12,7 +12,7 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE_SEEDS, REFERENCE_POOLINGS = "0,1,2", "gap,wgap,wgap_sum,tap"
 TEMPERATURES = (0.5, 2.0)  # of WGAP's softmax, beside the paper's 1
-SEED_TABLES = ("history", "channels", "features", "failures", "conventions", "protocols", "max_box_acc")
+SEED_TABLES = ("history", "channels", "features", "failures", "levels", "conventions", "protocols", "max_box_acc")
 RULES = ("fixed", "first_above_mean", "best_fixed", "oracle")  # what `evaluate` shows if nothing else is asked
 EXAMPLE = 7  # the test image of birds that notebook 00 shows: any would do
 
@@ -84,6 +84,7 @@ def run_notebooks(**values: object) -> None:
 @click.option("--rates", multiple=True, required=True, help="values to try, as wgap=50,200,800; for each pooling")
 @click.option("--data-root", default="", help="folder of the data set's own files")
 @click.option("--weights", default="", help="safetensors file to start from")
+@click.option("--epochs", default="", help="of each try, if not the profile's own number")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--results", default="results", show_default=True)
 def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], seed: int, **values: str) -> None:

@@ -107,16 +107,13 @@ def _boxes(values: Tensor, eta: Tensor, component: str) -> Tensor:
 
 
 def _at_every_threshold(image: np.ndarray, cuts: np.ndarray, what: Callable) -> list:
-    """`what` of the mask above every cut, computed once for each mask: they are nested, so its size tells it."""
+    """`what` of the mask above every cut, computed once for each mask."""
     known: dict[int, object] = {}
-    results = []
-    for cut in cuts:
-        mask = image > cut
-        size = np.count_nonzero(mask)
-        if size not in known:
-            known[size] = what(mask)
-        results.append(known[size])
-    return results
+    below = np.searchsorted(np.unique(image), cuts, side="right")  # as many values below two cuts: the same mask
+    for cut, key in zip(cuts, below, strict=True):
+        if key not in known:
+            known[key] = what(image > cut)
+    return [known[key] for key in below]
 
 
 def _most_pixels(mask: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from wsol_utils import boxes, cam, metrics, thresholds
 from wsol_utils.predictions import Predictions
-from wsol_utils.protocols import Protocol
+from wsol_utils.protocols import Protocol, frame_side
 
 CHUNK = 128  # maps that are upsampled at a time: 26 MB at 224×224
 
@@ -33,9 +33,16 @@ def prepared(maps: np.ndarray, size: Sequence[int], protocol: Protocol) -> Itera
 
 
 def truth(predictions: Predictions, protocol: Protocol) -> list[np.ndarray]:
-    """The true boxes, N arrays (n, 4), cut to whole numbers where the protocol is inclusive."""
-    true = predictions.true_boxes()  # float32: a corner 223.99999 is one at 224
-    return [np.floor(corners.round(3)) for corners in true] if protocol.inclusive else true
+    """The true boxes, N arrays (n, 4), in the convention of the protocol."""
+    true = predictions.true_boxes()
+    side = predictions.size[::-1]  # width, height
+    if protocol.last_pixel:
+        frame = [frame_side(int(s), protocol) for s in side]
+        pixel = frame / predictions.image_size  # (N, 2), of the original image, in the frame
+        true = [box - np.array([0, 0, *one]) for box, one in zip(true, pixel, strict=True)]
+    if protocol.inclusive:  # float32: a corner 223.99999 is one at 224
+        true = [np.floor(box.round(3)) for box in true]
+    return [box.clip(0, np.tile(side - 1, 2)) for box in true] if protocol.last_pixel else true
 
 
 def iou_on_grid(predictions: Predictions, kind: str, protocol: Protocol) -> np.ndarray:
@@ -47,10 +54,12 @@ def iou_on_grid(predictions: Predictions, kind: str, protocol: Protocol) -> np.n
     Returns:
         (N, K).
     """
-    chunks = prepared(predictions.maps(kind), predictions.size, protocol)
-    found = [boxes.largest_boxes(chunk, protocol.grid, protocol.component) for chunk in chunks]  # of (n, K, 4)
-    found = _as_scored(np.concatenate(found), predictions, protocol)
-    return metrics.best_iou_on_grid(found, truth(predictions, protocol), protocol.inclusive)
+    true, overlap = truth(predictions, protocol), []
+    for chunk in prepared(predictions.maps(kind), predictions.size, protocol):
+        found = boxes.largest_boxes(chunk, protocol.grid, protocol.component)  # (n, K, 4)
+        some = true[len(overlap) : len(overlap) + len(found)]
+        overlap += list(metrics.best_iou_on_grid(_as_scored(found, predictions, protocol), some, protocol.inclusive))
+    return np.array(overlap)
 
 
 def iou_of_contours(predictions: Predictions, kind: str, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
@@ -88,6 +97,8 @@ def localize(
     maps, size = predictions.maps(kind), predictions.size
     for chunk, graded in zip(prepared(maps, size, unlevelled), prepared(maps, size, protocol), strict=True):
         selected = thresholds.select_all(chunk, rules, protocol.candidates, protocol.boundary)
+        if "percentile" in rules:  # rethinkingCAM's own rule takes it from the map that it cuts
+            selected["percentile"] = thresholds.select(graded, "percentile")
         for rule, eta in selected.items():
             chosen[rule].append(eta)
             found[rule].append(boxes.largest_box(graded, eta, protocol.component))

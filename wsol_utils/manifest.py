@@ -14,7 +14,10 @@ import torch
 
 from wsol_utils import experiments, reference, runs, tables
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-image", "pillow", "matplotlib", "papermill")
+PACKAGES = (
+    "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pandas", "scikit-image", "pillow",
+    "matplotlib", "papermill",
+)  # fmt: skip
 
 
 def write(config: experiments.Config, given: dict[str, str]) -> None:

@@ -149,6 +149,8 @@ def _parse(folder: Path, texts: dict[str, str]) -> Metadata:
         _by_id(folder / "image_sizes.txt", texts["image_sizes.txt"], SIZE, ids) if "image_sizes.txt" in texts else {}
     )
     objects = _by_id(folder / "localization.txt", texts["localization.txt"], kind, ids, several=True)
+    if kind is BOX:
+        _inside(folder / "localization.txt", texts["localization.txt"], {key: size for key, [size] in sizes.items()})
     return Metadata(
         image_ids=ids,
         labels={image_id: label for image_id, [label] in labels.items()},
@@ -180,6 +182,14 @@ def _by_id(file: Path, text: str, kind: Kind, ids: Iterable[str] = (), several: 
     for image_id in (image_id for image_id, values in found.items() if not values):
         raise _wrong(file, f"no line for {image_id!r} of image_ids.txt")
     return found
+
+
+def _inside(file: Path, text: str, sizes: dict[str, tuple[int, int]]) -> None:
+    """Corners that leave their image by more than a pixel contradict image_sizes.txt."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        image_id, *corners = line.split(",")
+        if corners and any(float(x) > side + 1 for x, side in zip(corners[2:], sizes[image_id], strict=True)):
+            raise _wrong(file, f"{line!r} leaves its image of {'×'.join(map(str, sizes[image_id]))} pixels", number)
 
 
 def _text(file: Path) -> str:

@@ -80,13 +80,18 @@ def threshold_curves(candidates: Sequence[float], curves: Mapping[str, Sequence[
     return _tight(figure)
 
 
-def chosen_thresholds(chosen: Mapping[str, np.ndarray]) -> Figure:
+def chosen_thresholds(chosen: Mapping[str, np.ndarray], columns: int = 4) -> Figure:
     """How often each threshold is chosen, a histogram for each rule."""
-    figure, axes = plt.subplots(1, len(chosen), figsize=(3 * len(chosen), 2.6), sharey=True, squeeze=False)
-    for axis, (rule, values) in zip(axes[0], chosen.items(), strict=True):
+    rows = -(-len(chosen) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 1.7 * rows), sharex=True, squeeze=False)
+    for axis, (rule, values) in zip(axes.flat, chosen.items(), strict=False):
         axis.hist(values, bins=np.arange(-0.025, 1.05, 0.05))
-        axis.set(xlabel="chosen η", title=rule, xlim=(-0.025, 1.025))
-    axes[0, 0].set_ylabel("images")
+        axis.set(xlim=(-0.025, 1.025), yticks=[])
+        axis.set_title(rule, fontsize=9)
+    for axis in axes.flat[len(chosen) :]:
+        axis.set_axis_off()
+    for axis in axes[-1]:
+        axis.set_xlabel("chosen η")
     return _tight(figure)
 
 

@@ -4,7 +4,7 @@ A map takes H·W float16 numbers (338 bytes at 13×13); its scale is kept beside
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from wsol_utils.datasets import ImageDataset, collate
 
 QUIET = bool(os.environ.get("TQDM_DISABLE"))  # as in training
 FEATURES = ("plain", "weighted", "unrectified")  # P, S⊙P, and P before its ReLU: what a map is made of
-PER_IMAGE = ("image_id", "label", "predicted", "logits", "scaled_maps", "scales")
+PER_IMAGE = ("image_id", "label", "predicted", "logits", "scaled_maps", "scales", "image_size")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Predictions:
         box: (M, 4) float32, the true boxes in the network's input frame, half-open pixels.
         box_image: (M,) int64, the image that each box belongs to.
         size: (2,) int64, height and width of that frame.
+        image_size: (N, 2) int64, width and height of the original images.
     """
 
     image_id: np.ndarray
@@ -50,6 +51,7 @@ class Predictions:
     box: np.ndarray
     box_image: np.ndarray
     size: np.ndarray
+    image_size: np.ndarray
 
     def maps(self, kind: str) -> np.ndarray:
         """(N, H, W) raw maps of one kind, float32 or wider.
@@ -91,27 +93,30 @@ class Predictions:
 
 
 def predict(
-    model: nn.Module, dataset: ImageDataset, *, batch_size: int = 64, device: str = "cpu", workers: int = 0
-) -> Predictions:
+    model: nn.Module, dataset: ImageDataset, image_size: np.ndarray, *,
+    batch_size: int = 64, device: str = "cpu", workers: int = 0,
+) -> Predictions:  # fmt: skip
     """Run the network once over a split.
 
     Args:
         model: a network of `models`, `forward(images)` gives logits and features.
         dataset: the split, with a transform that does not augment.
+        image_size: (N, 2), width and height of its images.
 
     Raises:
         FloatingPointError: if features, weights or logits are not finite.
     """
     model.to(device, memory_format=torch.channels_last).eval()
-    temperature = getattr(model.pool, "temperature", 1.0) if hasattr(model, "pool") else 1.0
+    pool = getattr(model, "pool", lambda features: features.mean(dim=(2, 3)))  # what SqueezeNet's own head takes
     loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate, pin_memory=device != "cpu")
     parts: dict[str, list] = {name: [] for name in ("label", "logits", "scaled_maps", "scales", "box", "box_image")}
     seen = 0
     for images, labels, boxes in tqdm(loader, desc="predict", unit="batch", disable=QUIET):
-        with torch.inference_mode(), _before_relu(model.backbone) as unrectified:
+        with torch.inference_mode(), _before_relu(model.backbone) as seen_before:
             logits, features = model(images.to(device, memory_format=torch.channels_last, non_blocking=True))
             weights = model.class_weights.float()[labels.to(device)]  # (B, C)
-            named = maps_of(features.float(), weights, temperature, *unrectified)
+            unrectified = torch.cat(seen_before, dim=1) if seen_before else None
+            named = maps_of(features.float(), weights, pool, unrectified)
             maps = torch.stack(list(named.values()), dim=1)  # (B, R, H, W)
         scales = maps.abs().amax(dim=(2, 3))  # (B, R)
         if not (scales.isfinite().all() and logits.isfinite().all()):
@@ -130,28 +135,30 @@ def predict(
         predicted=whole["logits"].argmax(axis=1),
         kinds=np.array(list(named)),
         size=np.array(size),
+        image_size=np.asarray(image_size),
         **whole | {"logits": whole["logits"].astype(np.float16)},
     )
 
 
 def maps_of(
-    features: Tensor, class_weights: Tensor, temperature: float = 1.0, unrectified: Tensor | None = None
+    features: Tensor, class_weights: Tensor, pool: Callable[[Tensor], Tensor], unrectified: Tensor | None = None
 ) -> dict[str, Tensor]:
     """All maps that the notebooks compare, and those of Fig. 2(a).
 
     Args:
         features: (B, C, H, W), P.
         class_weights: (B, C), of each image's class.
-        temperature: of the spatial softmax S.
+        pool: the network's own pooling; its temperature, if it has one, is that of the spatial softmax S.
         unrectified: (B, C, H, W), the features before the last ReLU, where the network has one there.
 
     Returns:
         Maps (B, H, W) by name: those that `kind` names, and "strongest_positive" and "strongest_negative",
-        the feature maps of the channels with the largest and the smallest contribution w_k · mean(F_k).
+        the feature maps of the channels with the largest and the smallest contribution to the class score, w_k
+        times the pooled F_k.
     """
     image = torch.arange(len(features), device=features.device)
-    contribution = class_weights * features.mean(dim=(2, 3))  # (B, C)
-    made_of = {"plain": features, "weighted": _softmax_weighted(features, temperature)}
+    contribution = class_weights * pool(features)  # (B, C)
+    made_of = {"plain": features, "weighted": _softmax_weighted(features, getattr(pool, "temperature", 1.0))}
     if unrectified is not None:
         made_of["unrectified"] = unrectified.float()
     maps = {}
@@ -182,14 +189,19 @@ def _softmax_weighted(features: Tensor, temperature: float) -> Tensor:
 
 @contextmanager
 def _before_relu(backbone: nn.Module) -> Iterator[list[Tensor]]:
-    """What goes into the backbone's last ReLU while this lasts; stays empty where the last layer is none."""
+    """What goes into the backbone's last ReLU while this lasts; stays empty where the last layer is none.
+
+    SqueezeNet's last layer has two, side by side: their channels follow each other.
+    """
     seen: list[Tensor] = []
-    layers = list(backbone.children())
-    if not layers or not isinstance(layers[-1], nn.ReLU):
-        yield seen
-        return
-    hook = layers[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))  # it may be inplace
+    last = (list(backbone.children()) or [backbone])[-1]
+    halves = [getattr(last, name, None) for name in ("expand1x1_activation", "expand3x3_activation")]
+    layers = [last] if isinstance(last, nn.ReLU) else [half for half in halves if half is not None]
+    hooks = [  # a copy, as the layer may work in place
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone())) for layer in layers
+    ]
     try:
         yield seen
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

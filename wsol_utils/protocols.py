@@ -20,6 +20,8 @@ class Protocol:
         clip: whether x + width and y + height are clipped to the last pixel's index.
         empty: the box of an empty mask: "none", (0, 0, 0, 0), or "image".
         inclusive: whether IoU takes corners as first and last pixel (+1), with true corners cut to integers.
+        last_pixel: whether the true boxes' far corners are the last pixel of the original image inside them, and
+            at most the input's last; else the one behind it, x + width, as wsolevaluation's files for CUB have it.
         boundary: the mask's boundary in Sec. 4.3, one of `thresholds.BOUNDARIES`.
         candidates: the thresholds that the rule of Sec. 4.3 chooses from, fractions of the maximum.
         grid: the thresholds at which boxes are scored, for curves, the best fixed one and the oracle.
@@ -35,6 +37,7 @@ class Protocol:
     clip: bool
     empty: str
     inclusive: bool
+    last_pixel: bool
     boundary: str
     candidates: tuple[float, ...]
     grid: tuple[float, ...]
@@ -47,7 +50,8 @@ CHOE_GRID = tuple(i / 1000 for i in range(1000))
 # Zhang et al., Secs. 4.3 and 5: map > η · max with η in 0, 0.05, ..., 1; IoU as Russakovsky et al.
 PAPER = Protocol(
     frame=1, interpolation="bilinear", normalization="max", resolution="input", levels=0, component="pixels",
-    clip=False, empty="none", inclusive=False, boundary="8-neighbours", candidates=PAPER_GRID, grid=PAPER_GRID, iou=0.5,
+    clip=False, empty="none", inclusive=False, last_pixel=False, boundary="8-neighbours", candidates=PAPER_GRID,
+    grid=PAPER_GRID, iou=0.5,
 )  # fmt: skip
 # What both reference evaluations share.
 REFERENCE = replace(
@@ -58,7 +62,7 @@ PROTOCOLS = {
     # clovaai/wsolevaluation, the code of Choe et al. 2020
     "wsolevaluation": replace(REFERENCE, clip=True, grid=CHOE_GRID),
     # won-bae/rethinkingCAM, the code of Bae et al. 2020; its IoU of disjoint boxes can exceed 1, ours is 0
-    "rethinkingcam": replace(REFERENCE, frame=256 / 224, empty="image"),
+    "rethinkingcam": replace(REFERENCE, frame=256 / 224, empty="image", last_pixel=True),
 }
 
 

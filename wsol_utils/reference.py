@@ -106,9 +106,32 @@ def overview() -> str:
     return pd.DataFrame(columns).rename_axis("GT-known Loc, %").to_markdown(disable_numparse=True)
 
 
+def steps() -> str:
+    """What each of the paper's steps changes in GT-known on what results/reference holds, in points, as Markdown."""
+    columns = {}
+    for title, (profile, dataset) in COLUMNS.items():
+        found = read(profile, dataset, "differences.csv")
+        if len(found):
+            found = found[found["figure"] == "gt_known"]
+            columns[title] = {name: _change(found, *where) for name, where in tables.CONTRIBUTIONS.items()}
+    return pd.DataFrame(columns).rename_axis("GT-known Loc, points").to_markdown(disable_numparse=True)
+
+
+def _change(found: pd.DataFrame, step: str, rest: dict[str, str]) -> str:
+    """The difference of one step, with its interval over the seeds where there are several; empty if not measured."""
+    rows = found[(found[["step", *rest]] == [step, *rest.values()]).all(axis=1)]
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    interval = f" [{row['low']:+.1f}, {row['high']:+.1f}]" if row["n_seeds"] > 1 else ""
+    return f"{row['difference']:+.1f}{interval}".replace("-", "−")
+
+
 def write_readme(path: Path = ROOT / "README.md") -> None:
-    """Put `overview` between the README's two markers."""
+    """Put `overview` and `steps` between the README's markers."""
     text = path.read_text(encoding="utf-8")
-    before, _, rest = text.partition("<!-- results -->\n")
-    _, _, after = rest.partition("<!-- /results -->")
-    tables.write(path, f"{before}<!-- results -->\n{overview()}\n<!-- /results -->{after}")
+    for name, table in {"results": overview(), "steps": steps()}.items():
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        _, _, after = rest.partition(f"<!-- /{name} -->")
+        text = f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{after}"
+    tables.write(path, text)

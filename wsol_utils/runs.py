@@ -111,6 +111,18 @@ def test_set(config: Config, table: pd.DataFrame, protocol: Protocol) -> dataset
     return datasets.ImageDataset(split(config, table, "test"), config.root, transform)
 
 
+def predict_test(config: Config, model: torch.nn.Module, table: pd.DataFrame, protocol: Protocol) -> Predictions:
+    """One pass of a network over the test photographs in the geometry of a protocol."""
+    photographs, sizes = test_set(config, table, protocol), split(config, table, "test")[["width", "height"]]
+    return predict(model, photographs, sizes.to_numpy(), device=device(config), workers=workers(config))
+
+
+def ours(config: Config) -> str:
+    """The pooling that stands for the paper's: WGAP, or the last one where it was not trained."""
+    names = list(networks(config)["pooling"])
+    return "wgap" if "wgap" in names else names[-1]
+
+
 def pictures(config: Config, table: pd.DataFrame, images: Sequence[int]) -> list[np.ndarray]:
     """Some of the test photographs as the network sees them, uint8 (H, W, 3)."""
     photographs = test_set(config, table, config.conventions)
@@ -198,7 +210,7 @@ def finetune(
 def head_rates(config: Config, seed: int, rates: dict[str, Sequence[float]]) -> pd.DataFrame:
     """Train each pooling with several rates of its head, judged by accuracy on a validation part of the train split.
 
-    No box is looked at, and no test image.
+    No box's place is looked at, and no test image.
 
     Args:
         config: with `evaluate_on="validation"`.
@@ -214,17 +226,17 @@ def head_rates(config: Config, seed: int, rates: dict[str, Sequence[float]]) -> 
     if config.evaluate_on != "validation":
         raise ValueError("rates of the head are chosen on a validation part: give evaluate_on='validation'")
     table = datasets.READERS[config.layout](config.root)
-    train, photographs = split(config, table, "train"), test_set(config, table, config.conventions)
+    train, n_images = split(config, table, "train"), len(split(config, table, "test"))
     classes, start, rows = int(table["label"].max()) + 1, starting_weights(config, seed), []
     for name, rate in ((name, rate) for name, values in rates.items() for rate in values):
         tried = replace(config, head_multiplier={**config.head_multiplier, name: rate})
         torch.manual_seed(seed)
         model = network(tried, name, classes, False, start)
         checkpoint = config.seed_folder(seed) / "head_rates" / f"{name}_{rate:g}.safetensors"
-        row = {"pooling": name, "head_multiplier": rate, "n_images": len(photographs)}
+        row = {"pooling": name, "head_multiplier": rate, "n_images": n_images}
         with suppress(FloatingPointError):
             finetune(tried, model, train, tried.recipe(name), checkpoint, seed, start)
-            found = predict(model, photographs, device=device(config), workers=workers(config))
+            found = predict_test(config, model, table, config.conventions)
             logits, labels = torch.from_numpy(found.logits).float(), torch.from_numpy(found.label)
             loss = torch.nn.functional.cross_entropy(logits, labels).item()
             if np.isfinite(loss):  # logits of float16 are not, beyond 65504

@@ -51,7 +51,7 @@ def read(
 
     Maps keep their precision. Where they differ in shape, they are upsampled here rather than by `evaluation`.
     True corners are taken as half-open; an `inclusive` protocol cuts them to whole numbers once they are scaled, and
-    takes those as first and last pixel, exactly as wsolevaluation does.
+    takes those as first and last pixel, as wsolevaluation does.
 
     Args:
         maps_folder: holds `<id>.npy` for every id.
@@ -80,13 +80,14 @@ def read(
         box=np.concatenate(true),
         box_image=np.repeat(np.arange(len(true)), [len(boxes) for boxes in true]),
         size=np.array([size, size]),
+        image_size=np.array([metadata.sizes.get(image_id, (size, size)) for image_id in image_ids]),
     )
 
 
 def evaluate(
     maps: str | os.PathLike,
     metadata: Metadata,
-    protocol: str = "paper",
+    protocol: str | protocols.Protocol = "paper",
     rules: Sequence[str] = ("fixed", "first_above_mean", "best_fixed", "oracle"),
     size: int = 224,
     predicted: np.ndarray | None = None,
@@ -95,8 +96,8 @@ def evaluate(
     """Every figure of a folder of score maps, of which a few hundred are in memory at a time.
 
     Args:
-        maps: the folder.
-        protocol: one of `protocols.PROTOCOLS`.
+        maps: the folder, with a map for every image of the metadata and no other.
+        protocol: one of `protocols.PROTOCOLS`, or a row of one's own.
         rules: one or more of `RULES`.
         size: side of the network's square input, pixels.
         predicted: (N,) classes in the order of the metadata, for Top-1.
@@ -109,16 +110,18 @@ def evaluate(
         Metadata without boxes give one row of n_images and pxap alone.
 
     Raises:
-        DatasetError: from `read`.
+        DatasetError: maps are missing or superfluous, or from `read`.
         ValueError: a name is unknown, there is no rule, or there are neither boxes nor masks.
     """
-    convention, count = protocols.get(protocol), len(metadata.image_ids)
+    convention = protocols.get(protocol) if isinstance(protocol, str) else protocol
+    count = len(metadata.image_ids)
     unknown = [rule for rule in rules if rule not in RULES]
     if unknown or not rules:
         problem = f"unknown threshold rule {unknown[0]!r}" if unknown else "no threshold rule"
         raise ValueError(f"{problem}; choose one or more of {', '.join(RULES)}")
     if not metadata.boxes and masks is None:
         raise ValueError("these metadata name masks instead of boxes: give the masks")
+    _same_ids(Path(maps), metadata.image_ids)
     rows = [{"n_images": count}]
     if metadata.boxes:
         label = np.array([metadata.labels[image_id] for image_id in metadata.image_ids])
@@ -132,6 +135,15 @@ def evaluate(
         chunks = _chunks(maps, metadata, convention, size)
         table["pxap"] = metrics.pixel_average_precision(_scores(chunks, convention), masks)
     return table
+
+
+def _same_ids(folder: Path, image_ids: Sequence[str]) -> None:
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.npy")}
+    listed = {f"{image_id}.npy" for image_id in image_ids}
+    for names, problem in ((listed - there, "missing"), (there - listed, "not in image_ids.txt")):
+        if names:
+            remedy = "give one map for every id of the metadata, and no other"
+            raise failure(folder, min(names), f"{len(names)} maps {problem}, this one first", remedy)
 
 
 def _chunks(

@@ -51,7 +51,7 @@ def over_seeds(metrics: pd.DataFrame) -> pd.DataFrame:
 def paired_differences(
     metrics: pd.DataFrame,
     pairs: Mapping[str, Change] = CHANGES,
-    figures: Sequence[str] = ("gt_known", "top1_loc"),
+    figures: Sequence[str] = ("gt_known", "top1_loc", "top1_cls"),
 ) -> pd.DataFrame:
     """What each step changes, wherever both of its ends were measured with the same seeds.
 

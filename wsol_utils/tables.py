@@ -13,7 +13,14 @@ TABLE_OF = {  # the sample's two data sets stand where CUB and ILSVRC stand in t
 }  # fmt: skip
 METRICS = {"top1_cls": "Top-1 Cls", "top1_loc": "Top-1 Loc", "gt_known": "GT-known Loc"}
 COLUMNS = ["source", "method", "measured_on", *METRICS, "note"]
-KINDS = {"provable": "Provable from the paper", "probable": "Probable, from secondary lists"}
+KINDS = {
+    "provable": "Provable from the paper",
+    "probable": "Probable, from secondary lists or because the cells hardly go together",
+}
+USUAL = {
+    "temperature": 1.0, "features": "plain", "protocol": "paper", "normalization": "max", "resolution": "input",
+    "interpolation": "bilinear", "component": "pixels", "boundary": "8-neighbours", "candidates": 21,
+}  # fmt: skip
 
 # The steps from the original CAM to the paper's method: pooling, recombination, rule.
 STEPS = {
@@ -91,7 +98,7 @@ def measured(metrics: pd.DataFrame) -> pd.DataFrame:
         found = metrics[(metrics[["pooling", "recombination", "threshold_rule"]] == list(key)).all(axis=1)]
         if len(found):
             one = found.iloc[0]
-            where = f"{one.dataset} ({one.profile}), {one.backbone}, {one.n_images} images"
+            where = f"{one.dataset} ({one.profile}), {one.backbone}, {one.n_images} images{_unusual(one)}"
             cells = {name: _cell(found, name) for name in METRICS}
             rows.append({"source": "measured", "method": method, "measured_on": where, **cells, "note": ""})
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -130,6 +137,12 @@ def main_steps(differences: pd.DataFrame) -> pd.DataFrame:
     poolings = ("gap", "wgap", "gap → wgap")
     chosen = differences["threshold_rule"].isin(rules) & differences["pooling"].isin(poolings)
     return differences[chosen & (differences["figure"] == "gt_known")].reset_index(drop=True)
+
+
+def mean_and_deviation(rows: pd.DataFrame, figure: str = "gt_known") -> pd.Series:
+    """Cells such as "74.7 ± 4.8" of the rows of `seeds.over_seeds`; the mean alone for a single seed."""
+    deviation = rows[f"{figure}_std"].map(" ± {:.1f}".format).where(rows["n_seeds"] > 1, "")
+    return rows[f"{figure}_mean"].map("{:.1f}".format) + deviation
 
 
 def to_markdown(table: pd.DataFrame, dataset: str) -> str:
@@ -171,6 +184,12 @@ def _footnotes(dataset: str) -> str:
         for row in rows.to_dict("records"):
             text += "- " + (f"[{row['note']}] " if row["note"] else "") + f"{row['where']}: {row['doubt']}\n"
     return text
+
+
+def _unusual(row: pd.Series) -> str:
+    """What sets a row's conventions apart from the usual ones, for a reader of the table."""
+    words = {name: row[name] for name in USUAL if name in row and row[name] != USUAL[name] and row[name] == row[name]}
+    return "".join(f", {name} {value}" for name, value in words.items())
 
 
 def _cell(rows: pd.DataFrame, name: str) -> str:
