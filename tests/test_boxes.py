@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from wsol_utils.boxes import contour_boxes, contours, largest_box, largest_boxes
+from wsol_utils.boxes import _at_every_threshold, contour_boxes, contours, largest_box, largest_boxes
 
 KINDS = [np.asarray, torch.tensor]
 GRID = tuple(i / 20 for i in range(21))
@@ -208,6 +208,25 @@ def test_agrees_with_labelling_where_sizes_tie():
         sizes = sorted(np.count_nonzero(component) for component, _ in components(image > 0.25 * image.max()))
         ties += len(sizes) > 1 and sizes[-1] == sizes[-2]
     assert ties > 50
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_each_mask_is_looked_at_once(dtype):
+    """However many thresholds leave the same values above, in whatever order they come."""
+    image = np.array([[0, 0.25, 0.5], [0.5, -1, 1]], dtype=dtype)
+    cuts = np.array([0.5, 0, 0.3, -2, 0.25, 1, 0.49, 7, -1, -1.5, 0.99], dtype=dtype)
+    looked_at = []
+
+    def what(mask):
+        looked_at.append(mask)
+        return len(looked_at) - 1
+
+    found = _at_every_threshold(image, cuts, what)
+    for cut, which in zip(cuts, found, strict=True):
+        np.testing.assert_array_equal(looked_at[which], image > cut)
+    # above 0.5, 0, 0.25, -2, 1 and -1: one pixel, four, three, all six, none, five
+    assert found == [0, 1, 2, 3, 2, 4, 2, 4, 5, 3, 0]
+    assert _at_every_threshold(image, cuts[:0], what) == []
 
 
 @pytest.mark.parametrize("kind", ["noise", "smooth", "sparse"])

@@ -8,7 +8,7 @@ import pytest
 
 from wsol_utils import boxes, cam, evaluation, metrics, thresholds
 from wsol_utils.predictions import Predictions
-from wsol_utils.protocols import PROTOCOLS
+from wsol_utils.protocols import PROTOCOLS, to_input
 
 PAPER, CHOE, BAE = PROTOCOLS["paper"], PROTOCOLS["wsolevaluation"], PROTOCOLS["rethinkingcam"]
 SMALL = replace(PAPER, resolution="map", grid=(0.0, 0.2, 0.5, 1.0))
@@ -17,8 +17,8 @@ AT_MAP = {"resolution": "map", "grid": SMALL.grid}  # of the other protocols, to
 KINDS = ["signed", "positive", "absolute"]
 
 
-def predictions(maps, true, size, labels=None, predicted=None):
-    """Of plain maps (N, H, W): all kinds the same."""
+def predictions(maps, true, size, labels=None, predicted=None, image_size=None):
+    """Of plain maps (N, H, W): all kinds the same; of images (width, height) as large as the input, or another size."""
     maps = np.asarray(maps, dtype=np.float32)
     scales = np.abs(maps).max(axis=(1, 2))
     scaled = maps / np.where(scales > 0, scales, 1)[:, None, None]
@@ -30,6 +30,7 @@ def predictions(maps, true, size, labels=None, predicted=None):
         scales=np.repeat(scales[:, None], len(KINDS), axis=1),
         box=np.concatenate([np.asarray(b, np.float32).reshape(-1, 4) for b in true]),
         box_image=np.repeat(np.arange(len(maps)), [len(b) for b in true]), size=np.array(size),
+        image_size=np.broadcast_to(size[::-1] if image_size is None else image_size, (len(maps), 2)),
     )  # fmt: skip
 
 
@@ -134,15 +135,17 @@ def test_the_grid_and_the_rule_fixed_agree():
     np.testing.assert_allclose(eta, of_grid[0])
 
 
+@pytest.mark.parametrize("protocol", [PAPER, replace(CHOE, grid=PAPER.grid), BAE], ids=["paper", "choe", "bae"])
 @pytest.mark.parametrize("chunk", [1, 7, 20])
-def test_chunks_do_not_matter(monkeypatch, chunk):
-    some = rough()
-    overlap = evaluation.iou_on_grid(some, "absolute", PAPER)
-    found = evaluation.localize(some, "absolute", PAPER, ["first_above_mean", "li"])
+def test_chunks_do_not_matter(monkeypatch, chunk, protocol):
+    some, rules = rough(), ["first_above_mean", "li", "percentile"]
+    overlap = evaluation.iou_on_grid(some, "absolute", protocol)
+    assert overlap.shape == (20, 21) and overlap.max(axis=1).std() > 0.05  # images told apart
+    found = evaluation.localize(some, "absolute", protocol, rules)
     monkeypatch.setattr(evaluation, "CHUNK", chunk)
-    assert len(list(evaluation.prepared(some.maps("absolute"), some.size, PAPER))) == -(-20 // chunk)
-    np.testing.assert_allclose(evaluation.iou_on_grid(some, "absolute", PAPER), overlap)
-    for rule, (eta, box) in evaluation.localize(some, "absolute", PAPER, ["first_above_mean", "li"]).items():
+    assert len(list(evaluation.prepared(some.maps("absolute"), some.size, protocol))) == -(-20 // chunk)
+    np.testing.assert_allclose(evaluation.iou_on_grid(some, "absolute", protocol), overlap)
+    for rule, (eta, box) in evaluation.localize(some, "absolute", protocol, rules).items():
         np.testing.assert_allclose(eta, found[rule][0])
         np.testing.assert_array_equal(box, found[rule][1])
 
@@ -258,9 +261,10 @@ def test_unknown_rule_and_recombination():
 # The conventions, one by one.
 
 
-def only_box(protocol, values, eta=0.2, true=(0, 0, 40, 10)):
+def only_box(protocol, values, eta=0.2, true=(0, 0, 40, 10), image_size=(40, 10)):
     """The box of one map 1×4 on a frame of 10×40 pixels at one threshold, and its IoU with the true one."""
-    one, protocol = predictions([[values]], [[true]], (10, 40)), replace(protocol, resolution="map", grid=(eta,))
+    one = predictions([[values]], [[true]], (10, 40), image_size=image_size)
+    protocol = replace(protocol, resolution="map", grid=(eta,))
     (found,) = boxes.largest_boxes(*evaluation.prepared(one.maps("signed"), one.size, protocol), protocol.grid)
     return evaluation._as_scored(found, one, protocol).tolist()[0], evaluation.iou_on_grid(one, "signed", protocol)[
         0, 0
@@ -282,20 +286,24 @@ WHOLE, NONE = [0, 0, 40, 10], [0, 0, 0, 0]
     ],
 )
 def test_boxes_of_each_protocol_by_hand(values, paper, choe, bae):
-    # IoU with the whole frame; with +1 it has 41 · 11 = 451 pixels, and no box is still one
+    # IoU with the whole frame; with +1 it has 41 · 11 = 451 pixels, and no box is still one. For Bae et al. the
+    # frame's last pixels are 39 and 9.
     def plain(x0, y0, x1, y1):
         return (x1 - x0) * (y1 - y0) / 400
 
     def inclusive(x0, y0, x1, y1):
         return (x1 - x0 + 1) * (y1 - y0 + 1) / 451
 
-    for protocol, box, iou in ((PAPER, paper, plain), (CHOE, choe, inclusive), (BAE, bae, inclusive)):
+    def to_the_last(*box):
+        return inclusive_iou(box, (0, 0, 39, 9))
+
+    for protocol, box, iou in ((PAPER, paper, plain), (CHOE, choe, inclusive), (BAE, bae, to_the_last)):
         assert only_box(protocol, values) == (box, pytest.approx(iou(*box)))
 
 
 @pytest.mark.parametrize(
     "protocol, iou_of_zeros, eta_of_ones, iou_of_ones",
-    [(PAPER, 0, 0.2, 1), (CHOE, 1 / 451, 0, 1 / 451), (BAE, 1, 0, 1)],
+    [(PAPER, 0, 0.2, 1), (CHOE, 1 / 451, 0, 1 / 451), (BAE, 400 / 451, 0, 400 / 451)],
 )
 def test_the_rules_on_constant_maps(protocol, iou_of_zeros, eta_of_ones, iou_of_ones):
     rules = ["fixed", "first_above_mean", "otsu"]
@@ -323,12 +331,97 @@ def test_levels_are_cut_off_and_not_rounded():
 def test_true_corners_are_cut_to_whole_numbers_and_inclusive():
     true = (20.7, 0.9, 39.2, 9.99)  # -> 20, 0, 39, 9
     assert only_box(CHOE, [0, 0, 1, 1], true=true) == ([20, 0, 39, 9], 1)
-    assert only_box(BAE, [0, 0, 1, 1], true=true) == ([20, 0, 40, 10], pytest.approx(20 * 10 / (21 * 11)))
+    # resized to 46×12, of which the input is the centre: less one pixel, 20, 0, 38, 8
+    found = only_box(BAE, [0, 0, 1, 1], true=true, image_size=(46, 12))
+    assert found == ([20, 0, 40, 10], pytest.approx(19 * 9 / (21 * 11)))
     assert only_box(PAPER, [0, 0, 1, 1], true=true) == ([20, 0, 40, 10], pytest.approx(18.5 * 9.09 / 200, abs=1e-6))
     # a corner that float32 left just below a whole number is at it
     assert only_box(CHOE, [0, 0, 1, 1], true=(19.99999, 0, 38.99999, 8.99999)) == ([20, 0, 39, 9], 1)
     # Bae et al.'s code gives disjoint boxes more than 1: (-9) · (-9) pixels in common
     assert only_box(BAE, [1, 0, 0, 0], true=(30, 0, 40, 10))[1] == 0
+
+
+# Images of 512×256 and of 64×64 pixels. Resized to 256×256 a pixel is 1/2 by 1, or 4 by 4; 16 are cut from each side.
+LAST_PIXELS = {
+    "inside": ((512, 256), (128, 64, 384, 192), (48, 48, 175, 175)),  # 383 / 2 - 16 = 175.5; 191 - 16
+    "fractions": ((512, 256), (129.5, 64.75, 385.9, 192.25), (48, 48, 176, 175)),  # 176.45 and 175.25
+    "a pixel": ((512, 256), (33, 17, 34, 18), (0, 1, 0, 1)),
+    "cut off": ((512, 256), (16, 8, 64, 250), (0, 0, 15, 223)),  # 249 - 16 = 233
+    "the whole image": ((512, 256), (0, 0, 512, 256), (0, 0, 223, 223)),
+    "beside the crop": ((512, 256), (0, 0, 20, 10), (0, 0, 0, 0)),
+    "beyond the crop": ((512, 256), (490, 245, 512, 256), (223, 223, 223, 223)),
+    "small inside": ((64, 64), (6, 10, 40, 59), (8, 24, 140, 216)),  # 39 · 4 - 16; 58 · 4 - 16
+    "small cut off": ((64, 64), (0, 20, 62, 64), (0, 64, 223, 223)),  # 61 · 4 - 16 = 228, and not 224 - 4
+}
+
+
+@pytest.mark.parametrize("name", LAST_PIXELS)
+def test_last_pixels_by_hand(name):
+    """rethinkingCAM's true boxes: the last pixel in the original image, scaled, cut to whole numbers and clipped."""
+    image_size, box, expected = LAST_PIXELS[name]
+    true = to_input([box], image_size, 224, BAE)
+    one = predictions(np.ones((1, 2, 2)), [true], (224, 224), image_size=image_size)
+    (found,) = evaluation.truth(one, BAE)
+    assert found.tolist() == [list(expected)]
+    (plain,) = evaluation.truth(one, replace(BAE, inclusive=False, last_pixel=False))
+    np.testing.assert_allclose(plain, true, atol=1e-4)
+
+
+def test_last_pixels_belong_to_each_image():
+    """Two images of other sizes, the first with two boxes; and one without a crop, whose own edge is no cut."""
+    true = [[(10, 10, 20, 20), (50, 60, 100, 100)], [(10, 10, 20, 20)]]
+    two = predictions(np.ones((2, 2, 2)), true, (224, 224), image_size=[(512, 128), (1024, 64)])
+    first, second = evaluation.truth(two, BAE)  # a pixel is 1/2 by 2, or 1/4 by 4
+    assert first.tolist() == [[10, 10, 19, 18], [50, 60, 99, 98]] and second.tolist() == [[10, 10, 19, 16]]
+    whole = predictions(np.ones((1, 2, 2)), [[(0, 0, 224, 224)]], (224, 224), image_size=(56, 448))
+    assert evaluation.truth(whole, replace(BAE, frame=1))[0].tolist() == [[0, 0, 220, 223]]  # 4 by 1/2
+    assert [evaluation.truth(two, row)[0].tolist() for row in (PAPER, CHOE)] == [[list(box) for box in true[0]]] * 2
+
+
+def percentile_as_standard(scores):
+    """rethinkingCAM's box of one map in [0, 1] (H, W): corners x, y, x + w, y + h."""
+    levels = (255 * scores).astype(np.uint8)
+    _, mask = cv2.threshold(levels, int(0.35 * np.percentile(levels, 90)), 255, cv2.THRESH_BINARY)
+    found, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    if not found:
+        return [0, 0, levels.shape[1], levels.shape[0]]
+    x, y, width, height = cv2.boundingRect(max(found, key=cv2.contourArea))
+    return [x, y, x + width, y + height]
+
+
+def test_the_percentile_is_taken_from_the_levels():
+    some = rough(200)
+    some.scaled_maps[7] = 0  # nothing to find
+    eta, found = evaluation.localize(some, "signed", BAE, ["percentile", "otsu"])["percentile"]
+    ready = np.concatenate(list(evaluation.prepared(some.maps("signed"), some.size, replace(BAE, levels=0))))
+    assert found.tolist() == [percentile_as_standard(scores.astype(np.float64)) for scores in ready]
+    assert found[7].tolist() == [0, 0, 32, 24] and eta[7] == 0
+    levels = [(255 * scores.astype(np.float64)).astype(np.uint8) for scores in ready]
+    np.testing.assert_array_equal(np.rint(255 * eta), [int(0.35 * np.percentile(one, 90)) for one in levels])
+    # without levels it is a share of the map as it is, which leads to other boxes
+    plain, other = evaluation.localize(some, "signed", replace(BAE, levels=0), ["percentile"])["percentile"]
+    np.testing.assert_array_equal(plain, thresholds.select(ready, "percentile"))
+    assert np.abs(plain - eta).max() < 0.01 and (plain != eta).sum() > 150 and (other != found).any()
+
+
+@pytest.mark.parametrize("width", [6, 8, 10, 11])
+def test_a_level_that_is_0_35_of_the_percentile(width):
+    """Where that is a whole number, or nearly, rounding decides, and does it as in int() of it."""
+    level, place = np.arange(1, 255), int(0.9 * (width - 1))
+    maps = np.zeros((254, 1, width))
+    maps[:, 0, place:], maps[..., -1] = level[:, None], 255
+    cuts = np.array([int(0.35 * np.percentile(image.astype(np.uint8), 90)) for image in maps])
+    maps, cuts = maps[cuts < level], cuts[cuts < level]
+    maps[:, 0, 1], maps[:, 0, 2] = cuts, cuts + 1  # below the mask, and in it; the percentile does not move
+    protocol = replace(BAE, resolution="map")
+    some = predictions(maps, [[]] * len(maps), (1, width))
+    scales = np.full((len(maps), 1), 255.0)  # float64, as float16 has not all levels
+    some = replace(some, scaled_maps=maps[:, None] / 255, scales=scales, kinds=np.array(["maps"]))
+    graded = np.concatenate(list(evaluation.prepared(some.maps("maps"), some.size, protocol)))
+    np.testing.assert_array_equal(graded, maps)
+    eta, _ = evaluation.localize(some, "maps", protocol, ["percentile"])["percentile"]
+    mask = maps > (eta * 255)[:, None, None]
+    assert not mask[:, 0, :2].any() and mask[:, 0, 2].all()
 
 
 def test_max_box_acc_over_several_boxes():

@@ -68,7 +68,16 @@ def test_windows_line_ends_byte_order_marks_and_blank_lines(boxes):
     assert {key: box.tolist() for key, box in found.boxes.items()} == {k: b.tolist() for k, b in expected.boxes.items()}
 
 
+def test_corners_may_pass_their_image_by_a_pixel(boxes):
+    """As where corners from 1 on were taken for half-open ones."""
+    replace_line(boxes / "localization.txt", 1, f"{A},111,108,501,376")
+    replace_line(boxes / "localization.txt", 2, f"\n{B},65,49,65,49\n  ")
+    found = read_metadata(boxes).boxes
+    assert found[A][0].tolist() == [111, 108, 501, 376] and found[B].tolist() == [[65, 49, 65, 49]]
+
+
 BOX_FORM = "expected id,x0,y0,x1,y1 with 0 <= x0 <= x1 and 0 <= y0 <= y1, found"
+OUTSIDE = "leaves its image of"
 MALFORMED = {
     # file, line, new text -> where, what
     "unknown id": ("class_labels.txt", 1, "x.jpeg,7", "class_labels.txt:1: unknown id 'x.jpeg'"),
@@ -92,6 +101,19 @@ MALFORMED = {
     "half a class": ("class_labels.txt", 1, f"{B},0.5", "class_labels.txt:1: expected id,class"),
     "no width": ("image_sizes.txt", 1, f"{A},0,375", "image_sizes.txt:1: expected id,width,height with sides from 1"),
     "too wide": ("image_sizes.txt", 1, f"{A},1{'0' * 30},3", "image_sizes.txt:1: expected id,width,height"),
+    "x beyond": ("localization.txt", 1, f"{A},1,1,501.1,2", f"localization.txt:1: '{A},1,1,501.1,2' {OUTSIDE} 500×375"),
+    "y beyond": (
+        "localization.txt",
+        2,
+        f"{B},0,0.5,64,50",
+        f"localization.txt:2: '{B},0,0.5,64,50' {OUTSIDE} 64×48 pix",
+    ),
+    "the other side": (
+        "localization.txt",
+        3,
+        f"{A},5,6,5,500",
+        f"localization.txt:3: '{A},5,6,5,500' {OUTSIDE} 500×375",
+    ),
     "an absolute id": ("image_ids.txt", 1, "/etc/passwd", "image_ids.txt:1: expected id, found '/etc/passwd'"),
     "an id that climbs": ("image_ids.txt", 2, "val/../../x", "image_ids.txt:2: expected id, found 'val/../../x'"),
     "a backslash": ("image_ids.txt", 1, "val\\..\\x", "image_ids.txt:1: expected id, found"),
@@ -191,6 +213,7 @@ def test_other_names_may_be_written(tmp_path):
         (["a\nb"], {}, "class_labels.txt:1: expected id,class"),
         (["a"], {"sizes": [(0, 0)]}, "image_sizes.txt:1: expected id,width,height with sides from 1 on, found 'a,0,0'"),
         (["a"], {"found": [[]]}, "localization.txt: no line for 'a'"),
+        (["a"], {"found": [[(0, 0, 9, 9), (0, 0, 9, 377)]]}, "localization.txt:2: 'a,0,0,9,377' leaves its image"),
         (["a", "a"], {"sizes": [(1, 1)] * 2, "labels": [0, 0], "found": [[(0, 0, 1, 1)]] * 2}, "'a' a second time"),
     ],
 )
@@ -204,14 +227,22 @@ names = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters=
     lambda name: name != ".."
 )
 side = st.integers(1, 5000)
-corner = st.floats(0, 5000) | st.integers(0, 5000).map(float)
-box = st.tuples(corner, corner, corner, corner).map(
-    lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
-)
-image = st.tuples(st.tuples(side, side), st.integers(0, 10**6), st.lists(box, min_size=1, max_size=3))
 
 
-@given(st.dictionaries(st.lists(names, min_size=1, max_size=3).map("/".join), image, min_size=1, max_size=4))
+@st.composite
+def image(draw):
+    """A size, a class, and boxes that pass the image's edges by a pixel at most."""
+    size = draw(st.tuples(side, side))
+    found = []
+    for _ in range(draw(st.integers(1, 3))):
+        (x0, x1), (y0, y1) = (
+            sorted(draw(st.floats(0, end + 1) | st.integers(0, end + 1).map(float)) for _ in range(2)) for end in size
+        )
+        found.append((x0, y0, x1, y1))
+    return size, draw(st.integers(0, 10**6)), found
+
+
+@given(st.dictionaries(st.lists(names, min_size=1, max_size=3).map("/".join), image(), min_size=1, max_size=4))
 def test_what_is_written_is_what_is_read(tmp_path_factory, images):
     folder = Path(tmp_path_factory.mktemp("metadata"))
     sizes, labels, found = zip(*images.values(), strict=True)

@@ -257,7 +257,7 @@ def test_without_a_train_split_the_networks_own_head_is_evaluated(without_train)
     images = datasets.ImageDataset(table, given["data_root"], datasets.test_transform(224))
     with torch.inference_mode():  # classified exactly as torchvision's network does, its ReLU before pooling included
         logits = network(torch.stack([images[i][0] for i in range(6)])).numpy()
-    assert predictions.logits.shape == (6, 1000)
+    assert predictions.logits.shape == (6, 1000) and "unrectified_signed" in predictions.kinds
     np.testing.assert_allclose(predictions.logits.astype(np.float32), logits, rtol=1e-3, atol=1e-3 * logits.max())
     assert predictions.predicted.tolist() == logits.argmax(axis=1).tolist()
     assert_pictures(folder)  # although no image may be classified correctly

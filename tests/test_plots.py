@@ -104,11 +104,15 @@ def test_threshold_curves():
 def test_chosen_thresholds():
     chosen = {"otsu": np.array([0.5, 0.5, 0.1]), "argmax": np.array([0.0, 1.0, 0.95])}
     figure = plots.chosen_thresholds(chosen)
-    assert [axis.get_title() for axis in figure.axes] == ["otsu", "argmax"]
-    heights = [[bar.get_height() for bar in axis.patches] for axis in figure.axes]
+    assert [axis.get_title() for axis in figure.axes] == ["otsu", "argmax", "", ""]
+    assert [axis.axison for axis in figure.axes] == [True, True, False, False]
+    heights = [[bar.get_height() for bar in axis.patches] for axis in figure.axes[:2]]
     assert [sum(h) for h in heights] == [3, 3]  # none falls beside the bars, 0 and 1 included
     assert heights[0][10] == 2 and heights[0][2] == 1  # a bar for each candidate, 0.05 apart
     assert heights[1][0] == heights[1][-1] == heights[1][-2] == 1
+    many = plots.chosen_thresholds(dict.fromkeys("abcde", np.zeros(1)), columns=2)
+    assert [axis.get_title() for axis in many.axes] == ["a", "b", "c", "d", "e", ""]
+    assert [axis.get_xlabel() != "" for axis in many.axes] == [False] * 4 + [True] * 2
 
 
 def test_fig2():

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from wsol_utils import cam, datasets, models, pooling
-from wsol_utils.predictions import FEATURES, Predictions, kind, maps_of, predict
+from wsol_utils.predictions import FEATURES, Predictions, _before_relu, kind, maps_of, predict
 
 BOXES = [  # of images of 40×20 pixels: none, one, three, one
     [],
@@ -19,6 +19,8 @@ BOXES = [  # of images of 40×20 pixels: none, one, three, one
     [(39.0, 19.0, 40.0, 20.0)],
 ]
 LABELS = [2, 0, 1, 1]
+SIZES = np.array([[40, 20], [41, 20], [40, 21], [42, 22]])  # told apart, though all are 40×20: nothing looks at them
+GAP = pooling.build("gap")
 STRONGEST = ["strongest_positive", "strongest_negative"]
 OF_FEATURES = ["signed", "positive", "absolute", "weighted_signed", "weighted_positive", "weighted_absolute"]
 BEFORE_RELU = [f"unrectified_{name}" for name in ("signed", "positive", "absolute", "absolute_maps")]
@@ -51,7 +53,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def found(model, split):
-    return predict(model, split, batch_size=3)
+    return predict(model, split, SIZES, batch_size=3)
 
 
 def test_shapes_and_kinds(found):
@@ -61,7 +63,7 @@ def test_shapes_and_kinds(found):
     assert np.abs(found.scaled_maps).max(axis=(2, 3)) == pytest.approx(1)  # divided by the largest magnitude
     assert found.image_id.tolist() == list("abcd")
     assert found.label.tolist() == LABELS
-    assert found.size.tolist() == [32, 32]
+    assert found.size.tolist() == [32, 32] and found.image_size.tolist() == SIZES.tolist()
 
 
 def softmax_weighted(features):
@@ -98,7 +100,7 @@ def test_the_class_is_that_of_the_unrounded_logits(split):
         def forward(self, images):
             return models.Output(torch.tensor([1.0, 1.0001, 0.0]).expand(len(images), 3), images[:, :1].abs())
 
-    close = predict(Close(), split)
+    close = predict(Close(), split, SIZES)
     assert close.logits[0, 0] == close.logits[0, 1]
     assert close.predicted.tolist() == [1, 1, 1, 1]
 
@@ -114,8 +116,8 @@ def test_boxes_follow_the_image_into_the_input_frame(found):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_the_batch_size_does_not_matter(model, split, found, batch_size):
-    other = predict(model, split, batch_size=batch_size)
-    for name in ("image_id", "label", "predicted", "box", "box_image", "size", "kinds"):
+    other = predict(model, split, SIZES, batch_size=batch_size)
+    for name in ("image_id", "label", "predicted", "box", "box_image", "size", "image_size", "kinds"):
         np.testing.assert_array_equal(getattr(other, name), getattr(found, name), err_msg=name)
     for name in ("scales", "logits", "scaled_maps"):
         np.testing.assert_allclose(getattr(other, name), getattr(found, name), rtol=1e-3, atol=1e-3, err_msg=name)
@@ -123,7 +125,7 @@ def test_the_batch_size_does_not_matter(model, split, found, batch_size):
 
 def test_the_network_is_not_trained_by_it(model, split):
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    predict(model.train(), split)
+    predict(model.train(), split, SIZES)
     assert not model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
@@ -134,13 +136,37 @@ def test_strongest_channels_by_hand():
     features[1, :, 0] = torch.tensor([[1.0, 2.0], [5.0, 5.0], [0.0, 0.0], [7.0, 9.0]])
     weights = torch.tensor([[1.0, 3.0, -1.0, -0.5], [-1.0, -9.0, -99.0, 0.1]])
     # w · mean(F): 2, 3, -3, -2 and -1.5, -45, 0, 0.8: neither the largest weight nor the largest mean decides
-    maps = maps_of(features, weights)
+    maps = maps_of(features, weights, GAP)
     assert list(maps) == [*OF_FEATURES, *STRONGEST]
     assert maps["strongest_positive"].tolist() == [[[1, 1]], [[7, 9]]]
     assert maps["strongest_negative"].tolist() == [[[3, 3]], [[5, 5]]]
     assert maps["signed"][0].tolist() == [[4 + 3 - 3 - 0, 0 + 3 - 3 - 4]]
     assert maps["absolute"][0].tolist() == [[10, 10]]
     assert maps["positive"][0].tolist() == [[7, 3]]
+    # Weighted by its own softmax a peak counts nearly in full, 4 · 0.982 and 8 · 0.9997: 3.93, 3, -3, -4.00 in the
+    # first image; the second stays. Division by the area changes no order, and a temperature of 100 is nearly the mean.
+    for pool in (pooling.build("wgap"), pooling.build("wgap_sum"), pooling.build("tap")):
+        peaked = maps_of(features, weights, pool)
+        assert peaked["strongest_positive"].tolist() == [[[4, 0]], [[7, 9]]]
+        assert peaked["strongest_negative"].tolist() == [[[0, 8]], [[5, 5]]]
+        torch.testing.assert_close(peaked["signed"], maps["signed"])
+    even = maps_of(features, weights, pooling.build("wgap", 100.0))
+    assert all(torch.equal(even[name], maps[name]) for name in STRONGEST)
+
+
+@pytest.mark.parametrize("name", ["gap", "wgap", "wgap_sum", "tap"])
+def test_the_strongest_channel_is_that_of_the_networks_own_score(model, split, name):
+    network = models.Localizer(model.backbone, pooling.build(name), model.head)
+    found = predict(network, split, SIZES)
+    images, labels, _ = datasets.collate([split[i] for i in range(4)])
+    with torch.inference_mode():
+        logits, features = network(images)
+        share = network.class_weights[labels] * network.pool(features)  # (4, C)
+    of_label = (share.sum(dim=1) + network.head.bias.detach()[labels]).numpy()
+    np.testing.assert_allclose(logits[range(4), labels], of_label, rtol=1e-4, atol=1e-5)  # the shares are all of it
+    for kind_, channel in (("strongest_positive", share.argmax(dim=1)), ("strongest_negative", share.argmin(dim=1))):
+        expected = features[range(4), channel].numpy()
+        np.testing.assert_allclose(found.maps(kind_), expected, atol=expected.max() * 2**-11)
 
 
 # What a map is made of.
@@ -149,13 +175,13 @@ def test_strongest_channels_by_hand():
 def test_softmax_weighted_maps_by_hand():
     # exp of the first channel: 1, 1, 1, 3, so S is 1/6, 1/6, 1/6, 1/2; times H·W, 2/3 and 2. The second is constant.
     features = torch.tensor([[[[0.0, 0.0], [0.0, math.log(3)]], [[5.0, 5.0], [5.0, 5.0]]]])
-    maps, hot = maps_of(features, torch.tensor([[1.0, -2.0]])), 2 * math.log(3)
+    maps, hot = maps_of(features, torch.tensor([[1.0, -2.0]]), GAP), 2 * math.log(3)
     expected = {"weighted_signed": [[-10, -10], [-10, hot - 10]], "weighted_positive": [[0, 0], [0, hot]],
                 "weighted_absolute": [[10, 10], [10, 10 + hot]]}  # fmt: skip
     for name, answer in expected.items():
         torch.testing.assert_close(maps[name], torch.tensor([answer], dtype=torch.float32))
     # at a temperature of 1/2: exp of twice that is 9, so S is 9 / 12, times 4
-    cooler = maps_of(features, torch.tensor([[1.0, -2.0]]), temperature=0.5)
+    cooler = maps_of(features, torch.tensor([[1.0, -2.0]]), pooling.build("wgap", 0.5))
     assert cooler["weighted_positive"][0, 1, 1].item() == pytest.approx(3 * math.log(3))
     torch.testing.assert_close(cooler["signed"], maps["signed"])
 
@@ -164,21 +190,21 @@ def test_weighted_maps_are_made_of_what_wgap_pools():
     """Their mean over the positions is the logit of the sum form, without the bias."""
     features, weights = torch.rand(2, 5, 3, 4), torch.randn(2, 5)
     for temperature in (1.0, 0.3):
-        pooled = pooling.WeightedGlobalAveragePool(temperature, divide_by_area=False)(features)
-        means = maps_of(features, weights, temperature)["weighted_signed"].mean(dim=(1, 2))
-        torch.testing.assert_close(means, (weights * pooled).sum(dim=1))
+        pool = pooling.build("wgap_sum", temperature)
+        means = maps_of(features, weights, pool)["weighted_signed"].mean(dim=(1, 2))
+        torch.testing.assert_close(means, (weights * pool(features)).sum(dim=1))
 
 
 def test_the_networks_own_temperature_counts(model, split):
     hot = models.Localizer(model.backbone, pooling.WeightedGlobalAveragePool(0.1), model.head)
-    usual, other = predict(model, split), predict(hot, split)
+    usual, other = predict(model, split, SIZES), predict(hot, split, SIZES)
     np.testing.assert_array_equal(other.maps("signed"), usual.maps("signed"))
     assert not np.allclose(other.maps("weighted_signed"), usual.maps("weighted_signed"), rtol=0.01)
 
 
 def test_unrectified_maps_by_hand():
     before = torch.tensor([[[[1.0, -2.0]], [[3.0, -1.0]], [[-2.0, 1.0]]]])
-    maps = maps_of(before.relu(), torch.tensor([[2.0, -1.0, -2.0]]), unrectified=before)
+    maps = maps_of(before.relu(), torch.tensor([[2.0, -1.0, -2.0]]), GAP, before)
     # M_p = [2, -4], M_n = -[3, -1] - 2 · [-2, 1] = [1, -1]; after the ReLU M_p = [2, 0], M_n = [-3, -2]
     expected = {"signed": [-1, -2], "absolute": [5, 2], "unrectified_signed": [3, -5], "unrectified_positive": [2, -4],
                 "unrectified_absolute": [1, -3], "unrectified_absolute_maps": [3, -3]}  # fmt: skip
@@ -187,7 +213,7 @@ def test_unrectified_maps_by_hand():
 
 def test_absolute_is_the_sum_of_the_absolute_weights_whatever_the_features():
     features, weights = torch.randn(2, 5, 3, 4), torch.randn(2, 5)  # of a network that ends without a ReLU
-    torch.testing.assert_close(maps_of(features, weights)["absolute"], cam.activation_map(features, weights))
+    torch.testing.assert_close(maps_of(features, weights, GAP)["absolute"], cam.activation_map(features, weights))
 
 
 def test_names():
@@ -207,27 +233,62 @@ def test_what_goes_into_the_last_relu(split, inplace):
         logits, features = network(images)  # without the hook
         before = convolutions(images)
         expected = cam.activation_map(before, weights, "signed").numpy()
-    found = predict(network, split)
+    found = predict(network, split, SIZES)
     assert (before < 0).any() and torch.equal(before.relu(), features)
     np.testing.assert_allclose(found.maps("unrectified_signed"), expected, atol=np.abs(expected).max() * 2**-10)
     np.testing.assert_array_equal(found.logits, logits.numpy().astype(np.float16))
     assert not network.backbone[-1]._forward_pre_hooks  # it is gone
 
 
-@pytest.mark.parametrize("backbone, has_one", [("vgg16", True), ("vgg16_conv6", True), ("squeezenet1_1", False)])
+@pytest.mark.parametrize(
+    "backbone, has_one", [("vgg16", True), ("vgg16_conv6", True), ("squeezenet1_1", True), ("resnet50", False)]
+)
 def test_networks_with_a_last_relu(split, backbone, has_one):
     torch.manual_seed(0)
     network = models.build(backbone, 3, "wgap")
-    found = predict(network, datasets.ImageDataset(table_of(1), split.root, split.transform))
+    found = predict(network, datasets.ImageDataset(table_of(1), split.root, split.transform), SIZES[:1])
     assert found.kinds.tolist() == (KINDS if has_one else [*OF_FEATURES, *STRONGEST])
+    assert not any(layer._forward_pre_hooks for layer in network.modules())
     if has_one:
-        assert network.backbone[-1].inplace
         assert not np.allclose(found.maps("unrectified_signed"), found.maps("signed"), rtol=0.01)
-    else:
+    else:  # what ends a residual block is no ReLU of its own
         with pytest.raises(
             ValueError, match=r"no map 'unrectified_signed'; choose one of signed, .*strongest_negative"
         ):
             found.maps("unrectified_signed")
+
+
+@pytest.mark.parametrize(
+    "build", [lambda name: models.build(name, 3, "gap"), models.build_as_it_stands], ids=["a new head", "its own head"]
+)
+def test_squeezenets_features_are_the_relu_of_both_halves_together(build):
+    torch.manual_seed(0)
+    network = build("squeezenet1_1").eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode(), _before_relu(network.backbone) as seen:
+        features = network(images).features
+    small, large = seen  # of the 1×1 and of the 3×3 convolution
+    assert small.shape == large.shape == (2, 256, 3, 3) and features.shape == (2, 512, 3, 3)
+    assert (small < 0).any() and (large < 0).any()
+    assert torch.equal(torch.cat(seen, dim=1).relu(), features)
+    assert not any(layer._forward_pre_hooks for layer in network.modules())
+    with torch.inference_mode():
+        assert torch.equal(network(images).features, features)
+
+
+def test_squeezenets_unrectified_maps(split):
+    """Of the expansions of its last layer, computed here by hand."""
+    torch.manual_seed(0)
+    network = models.build("squeezenet1_1", 3, "gap").eval()
+    found, fire = predict(network, split, SIZES), network.backbone[-1]
+    with torch.inference_mode():
+        images = torch.stack([split[i][0] for i in range(4)])
+        squeezed = fire.squeeze(network.backbone[:-1](images)).relu()
+        before = torch.cat([fire.expand1x1(squeezed), fire.expand3x3(squeezed)], dim=1)
+        for how in cam.RECOMBINATIONS:
+            expected = cam.activation_map(before, network.class_weights[LABELS], how).numpy()
+            ours = found.maps(kind(how, "unrectified"))
+            np.testing.assert_allclose(ours, expected, atol=np.abs(expected).max() * 2**-10)
 
 
 def test_the_hook_goes_where_the_pass_is_cut_off(model, split):
@@ -238,7 +299,7 @@ def test_the_hook_goes_where_the_pass_is_cut_off(model, split):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict(Torn(), split)
+        predict(Torn(), split, SIZES)
     assert not model.backbone[-1]._forward_pre_hooks
 
 
@@ -250,7 +311,7 @@ def test_a_map_of_zeros_and_one_beyond_float16(split):
         def forward(self, images):
             return models.Output(torch.zeros(len(images), 3), torch.full((len(images), 1, 2, 2), 3.0))
 
-    found = predict(Extreme(), split)
+    found = predict(Extreme(), split, SIZES)
     assert not found.maps("signed")[1].any()  # the class with the weight 0
     assert found.maps("signed")[0].tolist() == [[3e6, 3e6], [3e6, 3e6]]  # float16 ends at 65504
 
@@ -261,7 +322,7 @@ def test_a_network_that_is_not_finite(split, part):
     with torch.no_grad():
         getattr(broken.head, part).fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="features, class weights or logits are not finite"):
-        predict(broken, split)
+        predict(broken, split, SIZES)
 
 
 def test_unknown_kind(found):
@@ -279,7 +340,7 @@ def test_subset(found, images):
     np.testing.assert_array_equal(part.predicted, found.predicted[images])
     true = found.true_boxes()
     assert [boxes.tolist() for boxes in part.true_boxes()] == [true[i].tolist() for i in images]
-    assert part.size is found.size
+    assert part.size is found.size and part.image_size.tolist() == SIZES[images].tolist()
 
 
 def test_save_and_load(found, tmp_path):
@@ -314,14 +375,16 @@ def test_a_map_takes_two_bytes_a_position(tmp_path):
         logits=np.zeros((n, 10), np.float16), kinds=np.array(KINDS),
         scaled_maps=np.zeros((n, kinds, side, side), np.float16), scales=np.zeros((n, kinds), np.float32),
         box=np.zeros((n, 4), np.float32), box_image=np.arange(n), size=np.array([224, 224]),
+        image_size=np.zeros((n, 2), int),
     )  # fmt: skip
     many.save(tmp_path / "many.npz")
-    assert (tmp_path / "many.npz").stat().st_size / n == pytest.approx(2 * 169 * kinds + 120, abs=20)
+    assert (tmp_path / "many.npz").stat().st_size / n == pytest.approx(2 * 169 * kinds + 144, abs=20)
 
 
 def test_wgap_is_not_gap(split, model):
-    """The pooling decides the logits, and nothing else of a network with the same weights."""
+    """The pooling decides logits and strongest channels, and no other map of a network with the same weights."""
     weighted = models.Localizer(model.backbone, pooling.WeightedGlobalAveragePool(), model.head)
-    a, b = predict(model, split), predict(weighted, split)
-    np.testing.assert_array_equal(a.scaled_maps, b.scaled_maps)
+    a, b = predict(model, split, SIZES), predict(weighted, split, SIZES)
+    of_class = [name not in STRONGEST for name in KINDS]  # the pooling decides which channel is strongest
+    np.testing.assert_array_equal(a.scaled_maps[:, of_class], b.scaled_maps[:, of_class])
     assert not np.allclose(a.logits, b.logits, rtol=0.01)

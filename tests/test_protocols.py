@@ -14,12 +14,13 @@ PAPER, BAE = PROTOCOLS["paper"], PROTOCOLS["rethinkingcam"]
 
 # Every word of every row, so that none changes unnoticed; candidates, and the grid by its length and ends.
 ROWS = {
-    "paper": (1, "bilinear", "max", "input", 0, "pixels", False, "none", False, "8-neighbours", 0.5, 21, 0, 1),
+    "paper": (1, "bilinear", "max", "input", 0, "pixels", False, "none", False, False, "8-neighbours", 0.5, 21, 0, 1),
     "wsolevaluation": (
-        1, "bicubic", "minmax", "input", 255, "contour", True, "none", True, "8-neighbours", 0.5, 1000, 0, 0.999,
+        1, "bicubic", "minmax", "input", 255, "contour", True, "none", True, False, "8-neighbours", 0.5, 1000, 0, 0.999,
     ),
     "rethinkingcam": (
-        256 / 224, "bicubic", "minmax", "input", 255, "contour", False, "image", True, "8-neighbours", 0.5, 21, 0, 1,
+        256 / 224, "bicubic", "minmax", "input", 255, "contour", False, "image", True, True, "8-neighbours", 0.5,
+        21, 0, 1,
     ),
 }  # fmt: skip
 

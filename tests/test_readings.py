@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from wsol_utils import boxes, readings, thresholds
+from wsol_utils import boxes, pooling, readings, thresholds
 from wsol_utils.predictions import Predictions, kind, maps_of
 from wsol_utils.protocols import PROTOCOLS
 
@@ -25,6 +25,7 @@ def predictions(maps, true, size):
         scaled_maps=(named / np.where(scales > 0, scales, 1)[:, :, None, None]).astype(np.float16), scales=scales,
         box=np.concatenate([np.asarray(b, np.float32).reshape(-1, 4) for b in true]),
         box_image=np.repeat(np.arange(n), [len(b) for b in true]), size=np.array(size),
+        image_size=np.tile(size[::-1], (n, 1)),
     )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def test_every_reading_is_there():
 
 
 def test_features_are_all_that_a_network_can_give():
-    held = maps_of(torch.rand(1, 2, 2, 2), torch.rand(1, 2), unrectified=torch.rand(1, 2, 2, 2))
+    held = maps_of(torch.rand(1, 2, 2, 2), torch.rand(1, 2), pooling.build("gap"), torch.rand(1, 2, 2, 2))
     assert [kind(*words) for words in readings.FEATURES.values()] == [name for name in held if "strongest" not in name]
 
 

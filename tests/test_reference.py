@@ -105,6 +105,7 @@ def test_the_readme_shows_the_reference_as_it_stands():
 
 def test_a_step_with_and_without_an_interval(monkeypatch):
     row = {"step": "threshold", "pooling": "wgap", "recombination": "absolute", "figure": "gt_known"}
+    row["threshold_rule"] = "fixed → first_above_mean"
     numbers = {"difference": -12.66, "low": -31.0, "high": 5.04}
     found = {"sample": 3, "light": 1}
     monkeypatch.setattr(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsol_utils import datasets, experiments, models, runs, training
 from wsol_utils.predictions import Predictions
-from wsol_utils.protocols import PROTOCOLS
+from wsol_utils.protocols import PROTOCOLS, to_input
 from wsol_utils.training import Recipe
 
 
@@ -49,7 +49,7 @@ def draw(root, names):
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(root / name, format="PNG")
 
 
-# What a user finds in metrics.csv, at least.
+# What a user finds in metrics.csv, first of all.
 METRICS_COLUMNS = [
     "dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization", "resolution",
     "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images", "top1_cls", "top1_loc",
@@ -81,7 +81,7 @@ def one_image(name):
     return Predictions(
         np.array([name]), np.array([1]), np.array([0]), np.zeros((1, 2), np.float16), np.array(["signed"]),
         np.zeros((1, 1, 2, 2), np.float16), np.zeros((1, 1), np.float32), np.zeros((0, 4), np.float32),
-        np.zeros(0, np.int64), np.array([8, 8]),
+        np.zeros(0, np.int64), np.array([8, 8]), np.array([[8, 8]]),
     )  # fmt: skip
 
 
@@ -139,7 +139,8 @@ def test_described_rows_have_the_columns_of_metrics_csv(config):
                          "p_value": 1.0, "extra": 9})  # fmt: skip
     found = runs.described(config, rows)
     assert list(found.columns) == runs.METRICS_COLUMNS
-    assert set(METRICS_COLUMNS) <= set(found.columns) and found.drop(columns="temperature").notna().all(axis=None)
+    assert list(found.columns[:19]) == METRICS_COLUMNS and found.columns.is_unique
+    assert found.drop(columns="temperature").notna().all(axis=None)
     words = ["dataset", "profile", "backbone", "features", "protocol", *experiments.CONVENTIONS, "candidates"]
     assert found.loc[0, words].tolist() == [
         "birds", "sample", "small_vgg", "plain", "paper", "max", "input", "bilinear", "pixels", "8-neighbours", 21,
@@ -220,6 +221,48 @@ def test_photographs_in_the_geometry_of_a_protocol(config):
     assert (seen[:, [0, 95]] == 0).all() and (seen[:, 1:95] == 255).all()
     (seen,) = runs.pictures(config, test, [0])
     assert (seen[:, [0, 5, 90, 95]] == 0).all() and (seen[:, 9:87] == 255).all()
+
+
+@pytest.fixture
+def six_birds(tmp_path):
+    """(configuration, annotations) of three test photographs of each of two classes, all of sizes of their own."""
+    cub(tmp_path / "cub", train=0, test=3)
+    config = experiments.configure(
+        "cub", "paper", backbone="small_vgg", data_root=str(tmp_path / "cub"), results=str(tmp_path / "results"),
+        image_size=48, resize_size=52, device="cpu",
+    )  # fmt: skip
+    return config, datasets.check(datasets.read_cub(config.root), config.root)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_predict_test(six_birds, protocol):
+    """One pass: each photograph as the protocol crops it, with its own box, class and original size."""
+    config, table = six_birds
+    torch.manual_seed(0)
+    model = runs.network(config, "wgap", 2, False)
+    train = table.assign(split="train", path="nowhere.jpg", width=1)  # never looked at
+    both = pd.concat([train, table], ignore_index=True)
+    found = runs.predict_test(config, model, both, PROTOCOLS[protocol])
+    assert found.image_id.tolist() == table["image_id"].tolist() and found.label.tolist() == table["label"].tolist()
+    assert found.size.tolist() == [48, 48]
+    assert found.image_size.tolist() == table[["width", "height"]].to_numpy().tolist()
+    assert len({tuple(size) for size in found.image_size}) == 6
+    sides = [Image.open(config.root / path).size for path in table["path"]]
+    assert found.image_size.tolist() == [list(side) for side in sides]
+    for row, boxes in zip(table.itertuples(), found.true_boxes(), strict=True):
+        expected = to_input(row.boxes, (row.width, row.height), 48, PROTOCOLS[protocol])
+        np.testing.assert_allclose(boxes, expected, atol=1e-3)
+    images, _, _ = datasets.collate([*runs.test_set(config, table, PROTOCOLS[protocol])])
+    with torch.inference_mode():
+        np.testing.assert_allclose(found.logits, model(images).logits, rtol=1e-2, atol=1e-4)
+
+
+def test_ours_is_wgap_where_it_was_trained(config):
+    for names, expected in ((["gap", "wgap", "tap"], "wgap"), (["gap", "wgap_sum"], "wgap_sum"), (["gap"], "gap")):
+        for seed in config.seeds:
+            rows = pd.DataFrame({"seed": seed, "pooling": names})
+            runs.write_csv(rows, config.seed_folder(seed) / "networks.csv")
+        assert runs.ours(config) == expected
 
 
 def test_network(config):

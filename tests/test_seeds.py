@@ -74,7 +74,7 @@ def test_paired_differences_by_hand():
         runs("wgap", "signed", "fixed", [41.0, 53.0, 65.0], [30.0, 39.0, 48.0]).iloc[::-1],  # seeds 2, 1, 0
     ])  # fmt: skip
     table = seeds.paired_differences(metrics)
-    assert set(table["step"]) == {"WGAP"} and table["figure"].tolist() == ["gt_known", "top1_loc"]
+    assert set(table["step"]) == {"WGAP"} and table["figure"].tolist() == ["gt_known", "top1_loc", "top1_cls"]
     row = only(table, "WGAP")
     assert (row["pooling"], row["recombination"], row["threshold_rule"]) == ("gap → wgap", "signed", "fixed")
     assert (row["temperature"], row["protocol"]) == (1.0, "paper")  # GAP has no temperature
@@ -84,6 +84,8 @@ def test_paired_differences_by_hand():
     row = only(table, "WGAP", "top1_loc")
     assert (row["difference"], row["std"]) == pytest.approx((-1, 1))  # 0, -1, -2
     assert (row["low"], row["high"]) == pytest.approx((-1 - T2 / 3**0.5, -1 + T2 / 3**0.5))
+    row = only(table, "WGAP", "top1_cls")
+    assert [row[name] for name in ("from", "to", "difference", "std", "low", "high")] == [80, 80, 0, 0, 0, 0]
 
 
 def test_seeds_of_one_end_are_left_out_and_counted():

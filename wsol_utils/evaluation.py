@@ -37,9 +37,10 @@ def truth(predictions: Predictions, protocol: Protocol) -> list[np.ndarray]:
     true = predictions.true_boxes()
     side = predictions.size[::-1]  # width, height
     if protocol.last_pixel:
-        frame = [frame_side(int(s), protocol) for s in side]
+        frame = np.array([frame_side(int(s), protocol) for s in side])
         pixel = frame / predictions.image_size  # (N, 2), of the original image, in the frame
-        true = [box - np.array([0, 0, *one]) for box, one in zip(true, pixel, strict=True)]
+        cut = np.tile(np.where(frame > side, side, np.inf), 2)  # boxes that the crop cut off end beyond that pixel
+        true = [np.where(box < cut, box - [0, 0, *one], box) for box, one in zip(true, pixel, strict=True)]
     if protocol.inclusive:  # float32: a corner 223.99999 is one at 224
         true = [np.floor(box.round(3)) for box in true]
     return [box.clip(0, np.tile(side - 1, 2)) for box in true] if protocol.last_pixel else true
@@ -97,8 +98,9 @@ def localize(
     maps, size = predictions.maps(kind), predictions.size
     for chunk, graded in zip(prepared(maps, size, unlevelled), prepared(maps, size, protocol), strict=True):
         selected = thresholds.select_all(chunk, rules, protocol.candidates, protocol.boundary)
-        if "percentile" in rules:  # rethinkingCAM's own rule takes it from the map that it cuts
-            selected["percentile"] = thresholds.select(graded, "percentile")
+        if protocol.levels and "percentile" in rules:  # rethinkingCAM's own rule: int(0.35 · percentile) of levels
+            cut = np.floor([thresholds.IMAGE_RULES["percentile"](image) for image in graded])
+            selected["percentile"] = cut / protocol.levels  # the maximum, unless there is nothing
         for rule, eta in selected.items():
             chosen[rule].append(eta)
             found[rule].append(boxes.largest_box(graded, eta, protocol.component))

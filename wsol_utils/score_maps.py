@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,7 +139,8 @@ def evaluate(
 
 
 def _same_ids(folder: Path, image_ids: Sequence[str]) -> None:
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.npy")}
+    found = glob("**/*.npy", root_dir=folder, recursive=True, include_hidden=True)  # through linked folders too
+    there = {Path(name).as_posix() for name in found}
     listed = {f"{image_id}.npy" for image_id in image_ids}
     for names, problem in ((listed - there, "missing"), (there - listed, "not in image_ids.txt")):
         if names:

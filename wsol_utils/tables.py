@@ -71,8 +71,8 @@ def doubts(dataset: str) -> pd.DataFrame:
 
     Returns:
         Columns note (a letter for a doubt about a row, "" for one about the text), where (the row's method, or
-        the section), kind ("provable": follows from the paper; "probable": rests on secondary lists) and doubt;
-        the provable ones first. No rows where the paper has no such table.
+        the section), kind ("provable": follows from the paper; "probable": rests on secondary lists, or on cells
+        that hardly go together) and doubt; the provable ones first. No rows where the paper has no such table.
     """
     if dataset not in TABLE_OF:
         return pd.DataFrame(columns=["note", "where", "kind", "doubt"])
