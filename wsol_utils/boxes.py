@@ -108,6 +108,8 @@ def _boxes(values: Tensor, eta: Tensor, component: str) -> Tensor:
 
 def _at_every_threshold(image: np.ndarray, cuts: np.ndarray, what: Callable) -> list:
     """`what` of the mask above every cut, computed once for each mask."""
+    if len(cuts) == 1:  # nothing to share: no need to sort
+        return [what(image > cuts[0])]
     known: dict[int, object] = {}
     below = np.searchsorted(np.unique(image), cuts, side="right")  # as many values below two cuts: the same mask
     for cut, key in zip(cuts, below, strict=True):
