@@ -65,7 +65,8 @@ def of_conventions(predictions: Predictions, map_kind: str, protocol: Protocol) 
 def of_features(predictions: Predictions, protocol: Protocol) -> pd.DataFrame:
     """The same for what a map is made of: P or S⊙P; Σ|w|G or |M_n|, which differ where features are signed.
 
-    Readings whose maps the predictions do not hold are left out: SqueezeNet's last layer is no single ReLU.
+    Readings whose maps the predictions do not hold are left out: ResNet-50 adds the shortcut before its last ReLU.
+    A map of signed features may have no positive value; then it gives no box.
     """
     kinds = {reading: kind(*words) for reading, words in FEATURES.items()}
     rows = [
