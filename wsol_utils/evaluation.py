@@ -190,13 +190,19 @@ def coverage(predictions: Predictions, maps: np.ndarray, protocol: Protocol) -> 
     true, listed = predictions.true_boxes(), []
     for chunk in prepared(maps, predictions.size, replace(protocol, resolution="input", levels=0)):
         for image in chunk:
-            inside = np.zeros(image.shape, dtype=bool)
-            for x0, y0, x1, y1 in np.rint(true[len(listed)]).astype(int):
-                inside[y0:y1, x0:x1] = True
+            inside = inside_boxes(true[len(listed)], image.shape)
             covered = image > thresholds.FIXED * image.max()
             both = np.count_nonzero(covered & inside)
             listed.append([both / max(inside.sum(), 1), both / max(covered.sum(), 1), inside.mean()])
     return np.array(listed)
+
+
+def inside_boxes(found: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(n, 4) half-open boxes -> (H, W) bool of that shape, the pixels inside any of them; corners are rounded."""
+    inside = np.zeros(shape, dtype=bool)
+    for x0, y0, x1, y1 in np.rint(found).astype(int):
+        inside[y0:y1, x0:x1] = True
+    return inside
 
 
 def pixel_average_precision(

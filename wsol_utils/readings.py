@@ -109,18 +109,12 @@ def of_failures(found: dict[str, tuple[np.ndarray, np.ndarray]], protocol: Proto
         For each rule, in percent of the images: hits; misses with a lower and with a higher threshold than the
         oracle's (the box is too large, or too small); images that no threshold of the grid gets right.
     """
-    best_eta, best = found["oracle"]
     rows = []
-    for rule, (eta, overlap) in found.items():
-        hit, hopeless = overlap >= protocol.iou, best < protocol.iou
-        missed = ~hit & ~hopeless
+    for rule, chosen in found.items():
         shares = {
-            "hit": hit,
-            "threshold too low": missed & (eta < best_eta),
-            "threshold too high": missed & (eta > best_eta),
-            "no threshold hits": hopeless & ~hit,
+            name: 100 * float(which.mean()) for name, which in _outcomes(chosen, found["oracle"], protocol).items()
         }
-        rows.append({"threshold_rule": rule, **{name: 100 * float(which.mean()) for name, which in shares.items()}})
+        rows.append({"threshold_rule": rule, **shares})
     return pd.DataFrame(rows)
 
 
@@ -142,26 +136,30 @@ def of_levels(
     for chunk in evaluation.prepared(predictions.maps(name), predictions.size, replace(protocol, levels=0)):
         for image in chunk:
             scale = np.tile([image.shape[1], image.shape[0]], 2) / np.tile(predictions.size[::-1], 2)
-            inside = np.zeros(image.shape, dtype=bool)
-            for x0, y0, x1, y1 in np.rint(true[len(levels)] * scale).astype(int):
-                inside[y0:y1, x0:x1] = True
+            inside = evaluation.inside_boxes(true[len(levels)] * scale, image.shape)
             border = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
             levels.append([border.mean(), image[inside].mean() if inside.any() else np.nan])
+    columns = np.column_stack([chosen[0], best[0], levels])
+    names = ("chosen η", "best η", "level on the border", "level in the box")
+    rows = []
+    for outcome, which in _outcomes(chosen, best, protocol).items():
+        means = columns[which].mean(axis=0) if which.any() else np.full(4, np.nan)
+        rows.append({"outcome": outcome, "images, %": 100 * which.mean(), **dict(zip(names, means, strict=True))})
+    return pd.DataFrame(rows)
+
+
+def _outcomes(
+    chosen: tuple[np.ndarray, np.ndarray], best: tuple[np.ndarray, np.ndarray], protocol: Protocol
+) -> dict[str, np.ndarray]:
+    """Thresholds (N,) and IoU (N,) of a rule and of the oracle -> for each outcome the images that it befalls, (N,)."""
     (eta, overlap), (best_eta, best_overlap) = chosen, best
-    columns = np.column_stack([eta, best_eta, levels])
     hit, within_reach = overlap >= protocol.iou, best_overlap >= protocol.iou
-    groups = {
+    return {
         "hit": hit,
         "threshold too low": ~hit & within_reach & (eta < best_eta),
         "threshold too high": ~hit & within_reach & (eta > best_eta),
         "no threshold hits": ~hit & ~within_reach,
     }
-    names = ("chosen η", "best η", "level on the border", "level in the box")
-    rows = []
-    for outcome, which in groups.items():
-        means = columns[which].mean(axis=0) if which.any() else np.full(4, np.nan)
-        rows.append({"outcome": outcome, "images, %": 100 * which.mean(), **dict(zip(names, means, strict=True))})
-    return pd.DataFrame(rows)
 
 
 def of_choe(
