@@ -27,9 +27,7 @@ def prepared(maps: np.ndarray, size: Sequence[int], protocol: Protocol) -> Itera
         chunk = maps[start : start + CHUNK]
         if protocol.resolution == "input":
             chunk = cam.upsample(chunk, tuple(int(side) for side in size), protocol.interpolation)
-        chunk = cam.normalize(chunk, protocol.normalization)
-        # uint8 cuts off; and a whole number exceeds int(η · max) exactly where it exceeds η · max
-        yield np.floor(protocol.levels * chunk.astype(np.float64)) if protocol.levels else chunk
+        yield _graded(cam.normalize(chunk, protocol.normalization), protocol)
 
 
 def truth(predictions: Predictions, protocol: Protocol) -> list[np.ndarray]:
@@ -94,9 +92,8 @@ def localize(
     """
     chosen: dict[str, list] = {rule: [] for rule in rules}
     found: dict[str, list] = {rule: [] for rule in rules}
-    unlevelled = replace(protocol, levels=0)
-    maps, size = predictions.maps(kind), predictions.size
-    for chunk, graded in zip(prepared(maps, size, unlevelled), prepared(maps, size, protocol), strict=True):
+    for chunk in prepared(predictions.maps(kind), predictions.size, replace(protocol, levels=0)):
+        graded = _graded(chunk, protocol)
         selected = thresholds.select_all(chunk, rules, protocol.candidates, protocol.boundary)
         if protocol.levels and "percentile" in rules:  # rethinkingCAM's own rule: int(0.35 · percentile) of levels
             cut = np.floor([thresholds.IMAGE_RULES["percentile"](image) for image in graded])
@@ -213,8 +210,19 @@ def pixel_average_precision(
     Args:
         masks: N of (H, W) in the network's input frame: 1 object, 0 background, 255 ignored.
     """
-    chunks = prepared(predictions.maps(kind), predictions.size, replace(protocol, resolution="input", levels=0))
-    return metrics.pixel_average_precision((image.clip(min=0) for chunk in chunks for image in chunk), masks)
+    return metrics.pixel_average_precision(scores(predictions, kind, protocol), masks)
+
+
+def scores(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[np.ndarray]:
+    """Maps (H, W) in [0, 1] in the network's input frame, one at a time; below 0 is below every threshold."""
+    for chunk in prepared(predictions.maps(kind), predictions.size, replace(protocol, resolution="input", levels=0)):
+        yield from chunk.clip(min=0)
+
+
+def _graded(chunk: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """(n, H, W) normalised maps, in whole levels where the protocol has them: uint8 cuts off."""
+    # a whole number exceeds int(η · max) exactly where it exceeds η · max
+    return np.floor(protocol.levels * chunk.astype(np.float64)) if protocol.levels else chunk
 
 
 def _as_scored(found: np.ndarray, predictions: Predictions, protocol: Protocol) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,7 +133,8 @@ def evaluate(
         table[["top1_cls", "top1_loc"]] = np.nan
     if masks is not None:
         chunks = _chunks(maps, metadata, convention, size)
-        table["pxap"] = metrics.pixel_average_precision(_scores(chunks, convention), masks)
+        each = (one for _, some in chunks for one in evaluation.scores(some, "maps", convention))
+        table["pxap"] = metrics.pixel_average_precision(each, masks)
     return table
 
 
@@ -179,14 +179,6 @@ def _found(
     if contours is not None:
         whole["max_box_acc_v2"] = metrics.max_box_acc_v2(contours)
     return {rule: found[rule] for rule in rules}, whole
-
-
-def _scores(chunks: Iterable[tuple[slice, Predictions]], protocol: protocols.Protocol) -> Iterator[np.ndarray]:
-    """Maps (size, size) in [0, 1], one at a time; what lies below 0 is below every threshold."""
-    unlevelled = replace(protocol, resolution="input", levels=0)
-    for _, some in chunks:
-        for chunk in evaluation.prepared(some.maps("maps"), some.size, unlevelled):
-            yield from chunk.clip(min=0)
 
 
 def _map(folder: Path, name: str) -> np.ndarray:
