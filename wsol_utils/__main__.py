@@ -59,7 +59,7 @@ def measure_reference(seeds: str, poolings: str) -> None:
     for dataset in ("things", "birds"):
         keep_run(ROOT / wide / "sample" / dataset)
     keep_example(birds)
-    shutil.copy(ROOT / wide / "sample" / "fig4.png", ROOT / "results" / "reference" / "sample" / "fig4.png")
+    shutil.copy(ROOT / wide / "sample" / "fig4.png", reference.folder("sample", "birds").with_name("fig4.png"))
     for temperature in TEMPERATURES:
         own = f"{wide}/temperature_{temperature:g}"
         for path in (ROOT / wide / "sample" / "things").glob("seed*/*backbone.safetensors"):

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from wsol_utils import tables
+from wsol_utils.seeds import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = ["pooling", "recombination", "threshold_rule"]
-FIGURES = ["top1_cls", "top1_loc", "gt_known"]
 
 
 def folder(profile: str, dataset: str) -> Path:

@@ -6,6 +6,7 @@ from string import ascii_lowercase
 import pandas as pd
 
 from wsol_utils import seeds
+from wsol_utils.protocols import PAPER
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "data" / "published"
 TABLE_OF = {  # the sample's two data sets stand where CUB and ILSVRC stand in the paper
@@ -17,10 +18,9 @@ KINDS = {
     "provable": "Provable from the paper",
     "probable": "Probable, from secondary lists or because the cells hardly go together",
 }
-USUAL = {
-    "temperature": 1.0, "features": "plain", "protocol": "paper", "normalization": "max", "resolution": "input",
-    "interpolation": "bilinear", "component": "pixels", "boundary": "8-neighbours", "candidates": 21,
-}  # fmt: skip
+USUAL = {"temperature": 1.0, "features": "plain", "protocol": "paper", "candidates": len(PAPER.candidates)} | {
+    name: getattr(PAPER, name) for name in ("normalization", "resolution", "interpolation", "component", "boundary")
+}
 
 # The steps from the original CAM to the paper's method: pooling, recombination, rule.
 STEPS = {
