@@ -95,6 +95,9 @@ def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], seed: int, **
 
     try:
         tried = {name: [float(x) for x in listed.split(",")] for name, listed in (rate.split("=") for rate in rates)}
+    except ValueError as error:
+        raise click.ClickException(f"{error}: give --rates as wgap=50,200,800, once for each pooling") from error
+    try:
         config = experiments.configure(dataset, profile, evaluate_on="validation", poolings=list(tried), **values)
         if config.threads:
             torch.set_num_threads(config.threads)

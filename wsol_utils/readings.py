@@ -165,7 +165,12 @@ def _outcomes(
 def of_choe(
     predictions: Predictions, name: str, protocol: Protocol, masks: Iterable[np.ndarray] | None = None
 ) -> dict[str, float]:
-    """The scores of Choe et al. in percent: MaxBoxAcc with its threshold, MaxBoxAccV2, PxAP where there are masks."""
+    """The scores of Choe et al. in percent: MaxBoxAcc with its threshold, MaxBoxAccV2, PxAP where there are masks.
+
+    Args:
+        name: which of the maps.
+        masks: N of (H, W) in the network's input frame, as `evaluation.pixel_average_precision` takes them.
+    """
     largest, best = evaluation.iou_of_contours(predictions, name, protocol)
     accuracy, k = metrics.max_box_acc(largest, protocol.iou)
     pixels = np.nan if masks is None else evaluation.pixel_average_precision(predictions, name, protocol, masks)
@@ -182,7 +187,12 @@ def average(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
 def figures(
     predictions: Predictions, name: str, protocol: Protocol, on_grid: np.ndarray | None = None
 ) -> dict[str, float]:
-    """GT-known of one kind of map by 0.20, the rule, the best fixed threshold, the oracle; and the rule's mean η."""
+    """GT-known of one kind of map by 0.20, the rule, the best fixed threshold, the oracle; and the rule's mean η.
+
+    Args:
+        name: which of the maps.
+        on_grid: (N, K), what `evaluation.iou_on_grid` gives for them, where it is known already.
+    """
     overlap = evaluation.iou_on_grid(predictions, name, protocol) if on_grid is None else on_grid
     bounds = evaluation.on_grid(overlap, protocol)
     chosen = evaluation.overlaps(predictions, name, protocol, ["fixed", RULE])
