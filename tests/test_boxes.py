@@ -6,6 +6,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 from wsol_utils.boxes import _at_every_threshold, contour_boxes, contours, largest_box, largest_boxes
@@ -30,9 +33,15 @@ def components(mask):
 
 
 def by_labelling(image, eta):
-    """The mask in the map's dtype, labelled on its own; `max` keeps the first of a tie."""
-    found = components(image > image.dtype.type(eta) * image.max())
-    return max(found, key=lambda one: np.count_nonzero(one[0]), default=(None, NOTHING))[1]
+    """The mask in the map's dtype, labelled on its own; of a tie, the component that the first pixel belongs to."""
+    labels, n = ndimage.label(image > image.dtype.type(eta) * image.max(), EIGHT)
+    if n == 0:
+        return NOTHING
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    largest = np.isin(labels.ravel(), np.flatnonzero(sizes == sizes.max()))
+    y, x = ndimage.find_objects(labels)[labels.ravel()[largest.argmax()] - 1]
+    return [x.start, y.start, x.stop, y.stop]
 
 
 def random_maps(kind, n=5):
@@ -208,6 +217,103 @@ def test_agrees_with_labelling_where_sizes_tie():
         sizes = sorted(np.count_nonzero(component) for component, _ in components(image > 0.25 * image.max()))
         ties += len(sizes) > 1 and sizes[-1] == sizes[-2]
     assert ties > 50
+
+
+SMALL = {  # (H, W) maps; the maximum is often at many pixels, and some values are exactly at a threshold
+    "noise": lambda rng, shape: rng.uniform(-0.2, 1, shape),
+    "smooth": lambda rng, shape: ndimage.gaussian_filter(rng.normal(size=shape), 2),
+    "coarse": lambda rng, shape: np.round(16 * rng.random(shape)) / 16,
+    "sparse": lambda rng, shape: rng.choice([0.0, 0.25, 0.5, 1.0], shape, p=[0.7, 0.1, 0.1, 0.1]),
+    "maxima": lambda rng, shape: np.minimum(rng.random(shape), 0.5),
+    "plateaus": lambda rng, shape: ndimage.zoom(np.round(8 * rng.normal(size=(3, 3))), np.array(shape) / 3, order=0),
+    "negative": lambda rng, shape: -rng.random(shape) - 0.1,
+    "constant": lambda rng, shape: np.full(shape, rng.choice([-0.5, 0.0, 0.3, 2.0])),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("kind", SMALL)
+def test_agrees_with_labelling_on_maps_of_any_shape(kind, dtype):
+    """800 masks of each kind and dtype, thresholds in any order, some of them twice and some at values of the map."""
+    rng, different = np.random.default_rng(list(SMALL).index(kind)), set()
+    for shape in [(1, 1), (1, 2), (2, 1), (1, 23), (24, 1), (2, 24), *rng.integers(2, 25, (34, 2)).tolist()]:
+        image = SMALL[kind](rng, shape).astype(dtype)
+        values = rng.choice(image.ravel(), 6) / (image.max() or 1)
+        eta = rng.permutation([-0.3, 0, 0.2, 0.5, 0.5, 0.8, 1, 1.2, *values, *values[:3], *rng.random(3)])
+        found = largest_boxes(image[None], eta)[0].tolist()
+        assert found == [by_labelling(image, one) for one in eta]
+        different |= set(map(tuple, found))
+    assert len(different) > 20
+
+
+@settings(deadline=None)
+@given(
+    arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=7), elements=st.integers(-2, 4).map(float)),
+    st.lists(st.sampled_from([-0.5, 0, 0.25, 1 / 3, 0.5, 0.6, 0.75, 1, 2]), max_size=6),
+)
+def test_agrees_with_labelling_whatever_the_map(image, eta):
+    assert largest_boxes(image[None], eta)[0].tolist() == [by_labelling(image, one) for one in eta]
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth"])
+def test_agrees_with_labelling_at_many_thresholds(kind):
+    """Evenly spread, and crowded where a float32 hardly tells them apart."""
+    image = SMALL[kind](np.random.default_rng(0), (37, 41)).astype(np.float32)
+    image /= image.max()
+    eta = np.concatenate([np.linspace(0, 1, 1001), 0.5 + np.arange(-50, 50) * 2.0**-24, image[20]])
+    expected = [by_labelling(image, one) for one in eta]
+    assert largest_boxes(image[None], eta)[0].tolist() == expected
+    assert len(set(map(tuple, expected))) > 20
+
+
+def test_long_winding_components():
+    """A spiral and a comb: components that meet themselves, and branches that are joined at the very end."""
+    spiral = np.zeros((41, 41), dtype=int)
+    y, x, dy, dx = 20, 20, 0, 1
+    for step in range(40):
+        for _ in range(step // 2 * 2 + 2):  # 2, 2, 4, 4 …: one row apart
+            y, x = y + dy, x + dx
+            if 0 <= y < 41 and 0 <= x < 41:
+                spiral[y, x] = 1
+        dy, dx = dx, -dy
+    comb = np.zeros((30, 41), dtype=int)
+    comb[:-1, ::2] = comb[-1] = 1
+    for mask in (spiral, comb, comb[::-1], comb.T):
+        falling = mask * (1 + np.random.default_rng(0).random(mask.shape))  # grown from many places at once
+        eta = np.linspace(0, 1, 50)
+        assert largest_boxes(falling[None], eta)[0].tolist() == [by_labelling(falling, one) for one in eta]
+        assert largest_boxes(mask[None].astype(float), [0.5]).tolist() == [[by_labelling(mask.astype(float), 0.5)]]
+
+
+def test_bfloat16():
+    maps = torch.tensor(random_maps("smooth")).bfloat16()
+    eta = torch.tensor(GRID).bfloat16()
+    cuts = eta * maps.amax(dim=(1, 2))[:, None]
+    found = largest_boxes(maps, GRID)
+    for image, levels, boxes in zip(maps, cuts, found.tolist(), strict=True):
+        masks = (image > levels[:, None, None]).numpy().astype(float)  # (21, H, W)
+        assert boxes == [by_labelling(mask, 0) for mask in masks]
+    assert largest_boxes(maps, GRID, "contour").shape == (5, 21, 4)
+    different = largest_boxes(maps.double(), GRID)
+    assert not torch.equal(found, different)  # masks are taken in the maps' dtype
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_thresholds_beyond_all_numbers(dtype):
+    maps = 2 * draw("##.", "...").astype(dtype)
+    eta = torch.tensor([0.5, torch.inf, -torch.inf, torch.nan, 1e300, -1e300, 0.2]).to(torch.tensor(maps))
+    inside, whole = [0, 0, 2, 1], [0, 0, 3, 2]
+    assert largest_boxes(maps, eta).tolist() == [[inside, NOTHING, whole, NOTHING, NOTHING, whole, inside]]
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_any_number_of_threads(threads, one_thread):
+    maps, eta = random_maps("noise"), [0.9, 0.1, 0.5, 0.3, 0.7]
+    expected = largest_boxes(maps, GRID), largest_box(maps, eta)
+    torch.set_num_threads(threads)
+    assert np.array_equal(largest_boxes(maps, GRID), expected[0])
+    assert np.array_equal(largest_box(maps, eta), expected[1])
+    assert largest_boxes(maps[:0], GRID).shape == (0, 21, 4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

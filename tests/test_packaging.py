@@ -117,7 +117,8 @@ def imports(module):
 
 
 MAY_IMPORT = {  # the road is one way: who may import whom
-    **{module: set() for module in ("pooling", "cam", "thresholds", "boxes", "metrics", "protocols")},
+    **{module: set() for module in ("pooling", "cam", "components", "metrics", "protocols")},
+    **{module: {"components"} for module in ("thresholds", "boxes")},
     "sample": {"drawing", "shapes"},
     "models": {"pooling"},
     "training": {"models", "datasets"},
@@ -154,6 +155,11 @@ def test_module_says_what_it_is(module):
 
 def test_the_sample_is_rendered_without_torch():
     command = "import sys, wsol_utils.sample; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
+
+
+def test_numba_is_imported_only_where_boxes_are_sought():
+    command = "import sys, wsol_utils.evaluation; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 Array = Tensor | np.ndarray
 
+COMPONENTS = ("pixels", "contour")  # what makes a component the largest: its pixels, or its contour's area
+
 
 def largest_boxes(maps: Array, thresholds: Sequence[float] | Array, component: str = "pixels") -> Array:
     """The largest component's box of every map at every threshold.
@@ -99,10 +101,16 @@ def _boxes(values: Tensor, eta: Tensor, component: str) -> Tensor:
     """(B, H, W) maps and (B, K) thresholds -> (B, K, 4)."""
     if component not in COMPONENTS:
         raise ValueError(f"unknown component {component!r}; choose one of {', '.join(COMPONENTS)}")
-    cuts = (eta * values.amax(dim=(1, 2))[:, None]).cpu().numpy()  # (B, K), in the maps' dtype
-    boxes = np.zeros((*eta.shape, 4), dtype=np.int64)
-    for image, levels, found in zip(values.cpu().numpy(), cuts, boxes, strict=True):
-        found[:] = np.reshape(_at_every_threshold(image, levels, COMPONENTS[component]), (-1, 4))  # K may be 0
+    cuts = _numpy(eta * values.amax(dim=(1, 2))[:, None])  # (B, K), computed in the maps' dtype
+    if component == "pixels":
+        from wsol_utils import components  # here, because numba takes a moment to import
+
+        boxes = components.largest_boxes(_numpy(values), cuts, torch.get_num_threads())
+    else:
+        boxes = np.zeros((*eta.shape, 4), dtype=np.int64)
+        for image, levels, found in zip(_numpy(values), cuts, boxes, strict=True):
+            largest = _at_every_threshold(image, levels, lambda mask: _contour_boxes(mask)[0])
+            found[:] = np.reshape(largest, (-1, 4))  # K may be 0
     return torch.from_numpy(boxes).to(values.device)
 
 
@@ -118,24 +126,9 @@ def _at_every_threshold(image: np.ndarray, cuts: np.ndarray, what: Callable) -> 
     return [known[key] for key in below]
 
 
-def _most_pixels(mask: np.ndarray) -> np.ndarray:
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
-    if len(stats) == 1:  # the background alone
-        return np.zeros(4, dtype=np.int64)
-    x, y, width, height, sizes = stats[1:].T
-    largest = np.flatnonzero(sizes == sizes.max())
-    if len(largest) > 1:  # the component that comes first in row-major order; OpenCV's own order is another
-        largest = labels.ravel()[np.isin(labels.ravel(), largest + 1).argmax()] - 1
-    k = int(np.ravel(largest)[0])
-    return np.array([x[k], y[k], x[k] + width[k], y[k] + height[k]])
-
-
 def _contour_boxes(mask: np.ndarray) -> np.ndarray:
     found, _ = contours(mask)
     return found if len(found) else np.zeros((1, 4), dtype=np.int64)
-
-
-COMPONENTS = {"pixels": _most_pixels, "contour": lambda mask: _contour_boxes(mask)[0]}
 
 
 def _tensor(values: Sequence[float] | Array) -> Tensor:
@@ -148,9 +141,19 @@ def _floating(maps: Array) -> Tensor:
     tensor = _tensor(maps)
     if tensor.ndim != 3:
         raise ValueError(f"maps must be (B, H, W), got {tuple(tensor.shape)}")
-    if not tensor.is_floating_point() or not tensor.isfinite().all():
+    if not tensor.is_floating_point() or not _finite(tensor):
         raise ValueError("maps must be floating point without NaN or infinity")
     return tensor
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity: the extremes tell, in one pass."""
+    return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    """On the CPU; half precision as float32, because numpy has no bfloat16."""
+    return tensor.to("cpu", torch.promote_types(tensor.dtype, torch.float32)).numpy()
 
 
 def _like(given: Array, result: Tensor) -> Array:

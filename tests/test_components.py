@@ -1,0 +1,26 @@
+"""What a machine without a folder for compiled code sees; the loops themselves are tested with boxes and thresholds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from wsol_utils import components
+
+
+def test_nothing_can_be_kept(tmp_path):
+    """Neither beside the file nor in the user's folder: the loops are compiled all the same."""
+    (tmp_path / "copied.py").write_bytes(Path(components.__file__).read_bytes())
+    for name in ("__pycache__", "file"):  # files, where folders would have to be made
+        (tmp_path / name).write_text("")
+    command = (
+        "import copied, numpy as np; count = copied.boundary_sums("
+        "np.eye(3)[None], np.array([[0, 0.5, 1]]), np.ones(1), True)[1];"
+        "print(type(copied._bucket._cache).__name__, count)"
+    )
+    home = str(tmp_path / "file")
+    environment = os.environ | {"HOME": home, "XDG_CACHE_HOME": home, "LOCALAPPDATA": home, "NUMBA_CACHE_DIR": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split(" ", 1) == ["NullCache", "[[3 3 0]]\n"]
