@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 from skimage import filters
 
@@ -192,6 +195,49 @@ def test_any_number_of_candidates(boundary, n):
         assert set(select(maps, rule, grid, boundary)) <= set(grid[1:])
 
 
+@settings(deadline=None)
+@given(
+    arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(-2, 8).map(float)),
+    st.lists(st.sampled_from([-0.5, 0, 0.125, 0.3, 0.5, 0.75, 0.9, 1, 1.5]), max_size=6),
+    st.sampled_from(BOUNDARIES),
+)
+def test_boundary_means_against_loops_whatever_the_map(image, grid, boundary):
+    v = boundary_means(image[None], grid, boundary)[0]
+    expected = np.minimum(means_by_loops(image, grid, boundary), 1)
+    np.testing.assert_allclose(v, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 21, 400])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("diagonals", [True, False])
+def test_the_compiled_loop_sums_as_torch_does(diagonals, dtype, n):
+    """One pixel, lines and rectangles: the same pixels, to the last one, and the same sums."""
+    rng = np.random.default_rng(0)
+    for shape in [(1, 1), (1, 9), (9, 1), (2, 2), (3, 17), (30, 31)]:
+        maps = torch.tensor(rng.normal(size=(4, *shape))).to(dtype)
+        maps[1] = (8 * maps[1]).round() / 8  # some of them exactly at a threshold
+        maps[2] = maps[2].abs()
+        maps[3] = -maps[3].abs() - 0.5
+        peak = maps.amax(dim=(1, 2))[:, None]
+        cuts = (torch.linspace(0, 1, n, dtype=dtype) * peak).sort(dim=1).values
+        total, count = thresholds._over_pixels_on_cpu(maps, peak, cuts, diagonals)
+        expected_total, expected_count = thresholds._over_pixels(maps, peak, cuts, diagonals)
+        positive = peak[:, 0] > 0  # nothing is asked of the others
+        assert torch.equal(count[positive], expected_count[positive])
+        torch.testing.assert_close(total[positive], expected_total[positive], rtol=1e-12, atol=1e-10)
+        assert positive[2] and not positive[3]
+        assert not count[3].any() and count[2].any()
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_any_number_of_threads(boundary, threads, one_thread):
+    maps = random_maps("noise")
+    expected = boundary_means(maps, boundary=boundary)
+    torch.set_num_threads(threads)
+    np.testing.assert_array_equal(boundary_means(maps, boundary=boundary), expected)
+
+
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_mask_is_taken_in_the_dtype_of_the_map(boundary):
     image = np.array([[[1, 0.3, 0.1]]], dtype=np.float32)  # as a double, float32's 0.3 is above 0.3
@@ -312,7 +358,7 @@ def test_scale_does_not_matter(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_each_map_by_itself(rule):
-    maps = random_maps("smooth")
+    maps = np.concatenate([random_maps("smooth"), np.zeros((1, 11, 13)), random_maps("noise"), np.ones((1, 11, 13))])
     assert select(maps, rule).tolist() == [select(image[None], rule).item() for image in maps]
 
 

@@ -24,13 +24,14 @@ BOUNDARIES = (
     "contour",  # the vertices of OpenCV's contours, as Choe et al. 2020 and Bae et al. 2020 extract them
 )
 
-# The readings of Sec. 4.3 and Fig. 3: D, mean of D (the blue line), V, candidates, each of one map -> η.
+# The readings of Sec. 4.3 and Fig. 3: D (N, K), mean of D (N, 1; the blue line), V (N, K), candidates (K,) -> η (N,).
+# NaN is where D or V is undefined; some D is above the mean of D.
 BOUNDARY_RULES = {
-    "first_above_mean": lambda d, mu, v, eta: eta[d > mu][0],
-    "argmax": lambda d, mu, v, eta: eta[d.argmax()],
-    "mean_of_candidates": lambda d, mu, v, eta: eta[d > mu].mean(),
-    "nearest_to_mean": lambda d, mu, v, eta: eta[(d - mu).abs().argmin()],
-    "mean_boundary_value": lambda d, mu, v, eta: v.mean(),
+    "first_above_mean": lambda d, mu, v, eta: eta[(d > mu).argmax(axis=1)],
+    "argmax": lambda d, mu, v, eta: eta[np.nanargmax(d, axis=1)],
+    "mean_of_candidates": lambda d, mu, v, eta: np.nanmean(np.where(d > mu, eta, np.nan), axis=1),
+    "nearest_to_mean": lambda d, mu, v, eta: eta[np.nanargmin(np.abs(d - mu), axis=1)],
+    "mean_boundary_value": lambda d, mu, v, eta: np.nanmean(v, axis=1),
 }
 # Histogram rules of scikit-image on one map divided by its maximum (H, W) -> η.
 IMAGE_RULES = {
@@ -65,12 +66,12 @@ def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID, bounda
     values = _floating(maps)
     grid, order = torch.tensor([float(eta) for eta in candidates], dtype=values.dtype, device=values.device).sort()
     peak = values.amax(dim=(1, 2))[:, None]  # (B, 1)
-    shares = values.double() / peak[:, :, None]
     cuts = grid * peak  # (B, K), in the maps' dtype
     if boundary == "contour":
-        total, count = _over_vertices(values, shares, cuts)
+        total, count = _over_vertices(values, peak, cuts)
     else:
-        total, count = _over_pixels(values, shares, cuts, diagonals=boundary == "8-neighbours")
+        over_pixels = _over_pixels_on_cpu if values.is_cpu else _over_pixels
+        total, count = over_pixels(values, peak, cuts, diagonals=boundary == "8-neighbours")
     means = torch.where((count > 0) & (peak > 0), (total / count).clamp(max=1), torch.nan)[:, order.argsort()]
     return _like(maps, means.to(torch.promote_types(values.dtype, torch.float32)))
 
@@ -138,20 +139,31 @@ def select_all(
     return chosen
 
 
-def _over_pixels(values: Tensor, shares: Tensor, cuts: Tensor, diagonals: bool) -> tuple[Tensor, Tensor]:
+def _over_pixels(values: Tensor, peak: Tensor, cuts: Tensor, diagonals: bool) -> tuple[Tensor, Tensor]:
     """(B, K) ascending cuts -> (B, K) twice, the sum of the shares on the boundary and its pixels' number."""
     # A pixel lies on the boundary from the first cut that reaches its lowest neighbour up to its own value:
     # the pixel is above the cut, the neighbour is not. So every pixel adds its share to a run of candidates.
     own, lowest = values.flatten(1), _lowest_neighbour(values, diagonals).flatten(1)  # (B, H·W)
     start, stop = torch.searchsorted(cuts, lowest), torch.searchsorted(cuts, own)
-    total = _runs(start, stop, shares.flatten(1), cuts.shape[1])
+    total = _runs(start, stop, own.double() / peak, cuts.shape[1])
     return total, _runs(start, stop, torch.ones_like(start), cuts.shape[1])
 
 
-def _over_vertices(values: Tensor, shares: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
+def _over_pixels_on_cpu(values: Tensor, peak: Tensor, cuts: Tensor, diagonals: bool) -> tuple[Tensor, Tensor]:
+    """As `_over_pixels`, by a compiled loop."""
+    from wsol_utils import components  # here, because numba takes a moment to import
+
+    wide = torch.promote_types(values.dtype, torch.float32)  # numpy has no bfloat16
+    arrays = [tensor.to(wide).numpy() for tensor in (values, cuts, peak[:, 0])]
+    total, count = components.boundary_sums(*arrays, diagonals, torch.get_num_threads())
+    return torch.from_numpy(total), torch.from_numpy(count)
+
+
+def _over_vertices(values: Tensor, peak: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
     """(B, K) cuts -> (B, K) twice, the sum of the shares at the contours' vertices and their number."""
     total, count = np.zeros(cuts.shape), np.zeros(cuts.shape, dtype=np.int64)
-    for b, (image, share, levels) in enumerate(zip(values.cpu(), shares.cpu().numpy(), cuts.cpu(), strict=True)):
+    shares = (values.double() / peak[:, :, None]).cpu().numpy()
+    for b, (image, share, levels) in enumerate(zip(values.cpu(), shares, cuts.cpu(), strict=True)):
         for k, mask in enumerate((image > levels[:, None, None]).byte().numpy()):
             contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
             if contours:
@@ -175,14 +187,14 @@ def _runs(start: Tensor, stop: Tensor, amount: Tensor, length: int) -> Tensor:
     return steps.cumsum(dim=1)[:, :length]
 
 
-def _by_boundary(means: Tensor, rule: str, candidates: Sequence[float]) -> list[float]:
-    grid, means = torch.tensor([float(eta) for eta in candidates], dtype=torch.float64), means.double().cpu()
-    chosen = []
-    for v, d in zip(means, boundary_differences(means), strict=True):
-        defined = d.isfinite()
-        d, mu = d[defined], d[defined].mean()
-        above = (d > mu).any()  # else all D are equal (a map of one level), and 0 keeps what is positive
-        chosen.append(BOUNDARY_RULES[rule](d, mu, v[v.isfinite()], grid[defined]).item() if above else 0.0)
+def _by_boundary(means: Tensor, rule: str, candidates: Sequence[float]) -> np.ndarray:
+    grid, v = np.array([float(eta) for eta in candidates]), means.double().cpu().numpy()
+    d = boundary_differences(v)  # (B, K)
+    mu = np.nansum(d, axis=1, keepdims=True) / np.maximum(np.isfinite(d).sum(axis=1, keepdims=True), 1)
+    above = (d > mu).any(axis=1)  # else all D are equal (a map of one level), and 0 keeps what is positive
+    chosen = np.zeros(len(v))
+    if above.any():
+        chosen[above] = BOUNDARY_RULES[rule](d[above], mu[above], v[above], grid)
     return chosen
 
 
@@ -204,9 +216,14 @@ def _floating(maps: Array) -> Tensor:
     tensor = torch.as_tensor(maps).detach()
     if tensor.ndim != 3:
         raise ValueError(f"maps must be (B, H, W), got {tuple(tensor.shape)}")
-    if not tensor.is_floating_point() or not tensor.isfinite().all():
+    if not tensor.is_floating_point() or not _finite(tensor):
         raise ValueError("maps must be floating point without NaN or infinity")
     return tensor
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity: the extremes tell, in one pass."""
+    return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
 def _like(given: Array, result: Tensor) -> Array:
