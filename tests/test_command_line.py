@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from wsol_utils import __main__ as commands
-from wsol_utils import reference, runs
+from wsol_utils import keeping, reference, runs
 
 
 def measured(seed, gt_known):
@@ -47,7 +47,7 @@ def test_a_run_on_photographs_is_kept_without_its_pictures(finished, tmp_path):
 def test_the_sample_is_kept_with_pictures_bands_and_the_search(finished, tmp_path):
     run = finished("sample", "birds")
     runs.write_csv(pd.DataFrame({"pooling": ["tap"]}), run.with_name("birds_validation") / "head_rates.csv")
-    commands.keep_run(run)
+    keeping.keep_run(run)
     kept = tmp_path / "kept" / "sample" / "birds"
     assert {"fig2.png", "fig3.png", "fig4.png", "head_rates.csv"} <= {path.name for path in kept.iterdir()}
     bands = pd.read_csv(kept / "bands.csv").set_index("figure")
@@ -59,7 +59,7 @@ def test_temperatures_stand_side_by_side(tmp_path, monkeypatch):
     for name, temperature in {"usual": 1.0, "cold": 0.5, "hot": 2.0}.items():
         rows = [{"pooling": "wgap", "temperature": temperature}, {"pooling": "gap", "temperature": None}]
         runs.write_csv(pd.DataFrame(rows), tmp_path / name / "seeds.csv")
-    commands.keep_temperatures(tmp_path / "usual", [tmp_path / "cold", tmp_path / "hot"])
+    keeping.keep_temperatures(tmp_path / "usual", [tmp_path / "cold", tmp_path / "hot"])
     kept = pd.read_csv(tmp_path / "temperatures.csv")
     assert kept["temperature"].tolist() == [0.5, 1.0, 2.0] and set(kept["pooling"]) == {"wgap"}
 

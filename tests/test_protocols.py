@@ -5,7 +5,6 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from torchvision import tv_tensors
 
 from wsol_utils import boxes, cam, datasets, protocols, thresholds
 from wsol_utils.protocols import PROTOCOLS, frame_side, to_input
@@ -83,9 +82,10 @@ def test_boxes_follow_the_image(protocol, side):
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 200, (20, 2))
     found = np.concatenate([corner, corner + rng.uniform(1, 100, (20, 2))], axis=1)
-    given = tv_tensors.BoundingBoxes(torch.tensor(found), format="XYXY", canvas_size=(310, 300), dtype=torch.float32)
-    image = tv_tensors.Image(torch.zeros(3, 310, 300, dtype=torch.uint8))
-    image, expected = datasets.test_transform(side, frame_side(side, protocol))(image, given)
+    transform = datasets.test_transform(side, frame_side(side, protocol))
+    photograph = torch.zeros(3, 310, 300, dtype=torch.uint8)
+    frame, boxes = transform.resize(photograph, torch.tensor(found, dtype=torch.float32))
+    (image,), (expected,) = transform.finish(frame[None], [boxes], [transform.crop([])])
     assert image.shape == (3, side, side)
     # boxes wholly beside the crop keep no area either way, but not the same place
     kept = (expected[:, 2:] > expected[:, :2]).all(dim=1).numpy()

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsol_utils import datasets, models, pooling, training
+from wsol_utils import checkpoints, datasets, models, pooling, training
+from wsol_utils.loading import Loader
 from wsol_utils.training import Recipe, fit, rate_factor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,21 +27,14 @@ def photographs(tmp_path_factory):
     return root
 
 
-def dataset(root, n=8, transform=None, seed=0):
+def loader(root, n=8, transform=None, seed=0, workers=0):
     table = pd.DataFrame({"image_id": [str(i) for i in range(n)], "path": [f"{i}.png" for i in range(n)]})
     table["label"], table["boxes"] = [i % 2 for i in range(n)], [[(0.0, 0.0, 36.0, 18.0)] for _ in range(n)]
-    return datasets.ImageDataset(table, root, transform or datasets.train_transform(36, 32), seed=seed)
+    transform = transform or datasets.train_transform(36, 32)
+    return Loader(datasets.ImageDataset(table, root, transform, seed=seed), workers=workers)
 
 
-def double(side=8):
-    """Images in float64, not augmented."""
-    small = datasets.test_transform(side)
-
-    def transform(image, boxes):
-        image, boxes = small(image, boxes)
-        return image.double(), boxes
-
-    return transform
+STILL = datasets.test_transform(8)  # images of 8×8, not augmented
 
 
 def small(pool="gap", seed=0):
@@ -106,7 +100,7 @@ def test_the_schedule_runs_through_all_steps(photographs, tmp_path, monkeypatch)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     values = recipe(epochs=3, lr=0.1, head_multiplier=7.0, schedule="onecycle")
-    fit(small(), dataset(photographs), values, tmp_path / "a.safetensors")
+    fit(small(), loader(photographs), values, tmp_path / "a.safetensors")
     expected = [0.1 * rate_factor("onecycle", i / 6) for i in range(6)]  # 3 epochs of 2 batches
     assert [body for body, _ in seen] == pytest.approx(expected)
     assert [head for _, head in seen] == pytest.approx([7 * rate for rate in expected])
@@ -114,11 +108,11 @@ def test_the_schedule_runs_through_all_steps(photographs, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("multiplier", [1.0, 7.0])
 def test_one_step_by_hand(photographs, tmp_path, multiplier):
-    data = dataset(photographs, transform=double())
+    data = loader(photographs, transform=STILL)
     model = shallow("wgap_sum")
     before = state(model)
-    images, labels, _ = datasets.collate([data[i] for i in range(8)])
-    nn.functional.cross_entropy(model(images).logits, labels).backward()
+    images, labels, _ = datasets.collate([data.dataset[i] for i in range(8)])
+    nn.functional.cross_entropy(model(images.double()).logits, labels).backward()
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
 
@@ -129,7 +123,7 @@ def test_one_step_by_hand(photographs, tmp_path, multiplier):
         k = multiplier if name.startswith("head.") else 1
         gradient = gradients[name] + decay / k * before[name]
         by_hand = before[name] - lr * k * (1 + 0.9) * gradient  # Nesterov's first step: g + 0.9 g
-        torch.testing.assert_close(after, by_hand, rtol=1e-5, atol=1e-7)  # the loss is taken in float32
+        torch.testing.assert_close(after, by_hand, rtol=1e-10, atol=1e-12)
 
 
 # Eq. 1 as printed and its sum form: what the multipliers of `experiments.PROFILES` rest on.
@@ -137,7 +131,7 @@ def test_one_step_by_hand(photographs, tmp_path, multiplier):
 
 def both_forms(root, folder, optimizer, printed_multiplier, lr, multiplier=10.0):
     """Train `wgap` and `wgap_sum` from the same logits; the two states, the printed head divided by W·H."""
-    data, area = dataset(root, transform=double()), 64.0
+    data, area = loader(root, transform=STILL), 64.0
     trained = []
     for pool, rate, scale in (("wgap_sum", multiplier, 1.0), ("wgap", printed_multiplier, area)):
         model = shallow(pool)
@@ -177,7 +171,7 @@ def test_adamw_learns_both_forms_alike_at_the_area(photographs, tmp_path):
 @pytest.mark.parametrize("pool, multiplier", [("gap", 1.0), ("wgap", 16.0)])
 def test_learns_eight_images_by_heart(photographs, tmp_path, pool, multiplier):
     values = recipe(epochs=25, batch_size=8, lr=3e-3, head_multiplier=multiplier)
-    history = fit(small(pool), dataset(photographs), values, tmp_path / "a.safetensors")
+    history = fit(small(pool), loader(photographs), values, tmp_path / "a.safetensors")
     assert [epoch["epoch"] for epoch in history] == list(range(1, 26))
     assert history[0]["loss"] > 0.3  # ln 2 is chance
     assert history[-1]["loss"] < 0.05 and history[-1]["accuracy"] == 100
@@ -186,18 +180,18 @@ def test_learns_eight_images_by_heart(photographs, tmp_path, pool, multiplier):
 
 def test_batch_statistics_are_learned_whatever_the_mode_before(photographs, tmp_path):
     model = small().eval()
-    fit(model, dataset(photographs), recipe(epochs=1), tmp_path / "a.safetensors")
+    fit(model, loader(photographs), recipe(epochs=1), tmp_path / "a.safetensors")
     norm = model.backbone[1]
     assert norm.num_batches_tracked == 2 and norm.running_mean.abs().max() > 0
 
 
 def test_history_is_the_mean_over_the_epochs_images(photographs, tmp_path):
-    data = dataset(photographs, transform=double())
+    data = loader(photographs, transform=STILL)
     model = shallow("gap")
     still = recipe(epochs=1, batch_size=4, lr=0.0, optimizer="sgd")
     (epoch,) = fit(model, data, still, tmp_path / "a.safetensors")
-    images, labels, _ = datasets.collate([data[i] for i in range(8)])
-    logits = model(images).logits
+    images, labels, _ = datasets.collate([data.dataset[i] for i in range(8)])
+    logits = model(images.double()).logits
     assert epoch["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert epoch["accuracy"] == pytest.approx(100 * (logits.argmax(1) == labels).double().mean().item())
 
@@ -207,7 +201,7 @@ def test_the_same_seed_gives_the_same_bits(photographs, tmp_path):
     for name, order, crops in (("a", 0, 0), ("b", 0, 0), ("other order", 1, 0), ("other crops", 0, 1)):
         model = small()
         torch.rand(3 * len(trained))  # the state of torch's own generator does not matter
-        fit(model, dataset(photographs, seed=crops), recipe(), tmp_path / f"{name}.safetensors", seed=order)
+        fit(model, loader(photographs, seed=crops), recipe(), tmp_path / f"{name}.safetensors", seed=order)
         trained[name] = state(model)
     assert equal(trained["a"], trained["b"])
     assert not equal(trained["a"], trained["other order"])
@@ -217,17 +211,18 @@ def test_the_same_seed_gives_the_same_bits(photographs, tmp_path):
 
 @pytest.mark.parametrize("augmented", [True, False])
 def test_every_epoch_has_its_own_order_and_augmentation(photographs, tmp_path, monkeypatch, augmented):
-    batches = []
-    collate = training.collate
+    seen = []
+    batches = Loader.batches
 
-    def spy(items):
-        batches.append(collate(items))
-        return batches[-1]
+    def spy(self, indices):
+        for batch in batches(self, indices):
+            seen.append(batch[0].mean(dim=(1, 2, 3)))
+            yield batch
 
-    monkeypatch.setattr(training, "collate", spy)
+    monkeypatch.setattr(Loader, "batches", spy)
     transform = datasets.train_transform(36, 32) if augmented else datasets.test_transform(32)
-    fit(small(), dataset(photographs, transform=transform), recipe(), tmp_path / "a.safetensors")
-    epochs = [torch.cat([images.mean(dim=(1, 2, 3)) for images, _, _ in batches[i : i + 2]]) for i in (0, 2)]
+    fit(small(), loader(photographs, transform=transform), recipe(), tmp_path / "a.safetensors")
+    epochs = [torch.cat(seen[i : i + 2]) for i in (0, 2)]
     assert not torch.equal(*epochs)  # another order
     assert torch.equal(*(epoch.sort().values for epoch in epochs)) == (not augmented)  # other crops too
 
@@ -237,12 +232,18 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("after", [2, 3])  # between two epochs of two batches, and within the second
-def test_an_interrupted_run_goes_on_to_the_same_bits(photographs, tmp_path, monkeypatch, optimizer, after):
+@pytest.mark.parametrize(
+    "after, keep_every, left",
+    [(2, 0, 4), (3, 0, 4), (3, 1, 3), (5, 2, 2), (1, 2, 6)],
+    ids=["between epochs", "within one", "within one, kept there", "in the last", "before anything was kept"],
+)
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    photographs, tmp_path, monkeypatch, optimizer, after, keep_every, left
+):
+    """Three epochs of two batches of four images."""
     values = recipe(epochs=3, lr=0.01, optimizer=optimizer, schedule="onecycle")
     whole, cut = small(), small()
-    expected = fit(whole, dataset(photographs), values, tmp_path / "whole.safetensors")
-
+    expected = fit(whole, loader(photographs), values, tmp_path / "whole.safetensors")
     steps = 0
     cross_entropy = nn.functional.cross_entropy
 
@@ -257,26 +258,42 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(photographs, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(nn.functional, "cross_entropy", pull_the_plug)
         with pytest.raises(KeyboardInterrupt):
-            fit(cut, dataset(photographs), values, path)
-    assert not path.exists() and path.with_suffix(".resume.safetensors").is_file()
+            fit(cut, loader(photographs), values, path, keep_every=keep_every)
+    assert not path.exists() and path.with_suffix(".resume.safetensors").is_file() == (left < 6)
 
-    steps = 0
-    with monkeypatch.context() as patch:
-
-        def count(logits, labels):
-            nonlocal steps
-            steps += 1
-            return cross_entropy(logits, labels)
-
-        patch.setattr(nn.functional, "cross_entropy", count)
-        again = small(seed=5)  # a new process starts from other weights than it left
-        history = fit(again, dataset(photographs), values, path)
-    assert steps == 4  # two epochs of two batches, the first is not done again
+    steps, after = 0, 100
+    monkeypatch.setattr(nn.functional, "cross_entropy", pull_the_plug)
+    again = small(seed=5) if left < 6 else small()  # a new process starts from other weights than it left
+    history = fit(again, loader(photographs), values, path, keep_every=keep_every)
+    assert steps == left  # what was kept is not done again
     assert equal(state(again), state(whole))
     assert [(e["epoch"], e["loss"], e["accuracy"]) for e in history] == [
         (e["epoch"], e["loss"], e["accuracy"]) for e in expected
     ]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
+
+
+def test_a_checkpoint_holds_the_random_states(photographs, tmp_path, monkeypatch):
+    """No layer of ours draws numbers in training; one that somebody adds, such as dropout, goes on as it would have."""
+    model, data = small(), loader(photographs)
+    model.pool = nn.Sequential(model.pool, nn.Dropout(0.5))
+    torch.manual_seed(3)
+    fit(model, data, recipe(epochs=2), tmp_path / "whole.safetensors")
+    cut, keep = small(), checkpoints.keep
+    cut.pool = nn.Sequential(cut.pool, nn.Dropout(0.5))
+
+    def once(*args):
+        keep(*args)
+        raise KeyboardInterrupt
+
+    torch.manual_seed(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "keep", once)
+        with pytest.raises(KeyboardInterrupt):
+            fit(cut, data, recipe(epochs=2), tmp_path / "cut.safetensors", keep_every=1)
+    torch.manual_seed(99)
+    fit(cut, data, recipe(epochs=2), tmp_path / "cut.safetensors", keep_every=1)
+    assert equal(state(cut), state(model))
 
 
 def forbidden(*_):
@@ -286,11 +303,11 @@ def forbidden(*_):
 def test_a_finished_run_is_not_trained_again(photographs, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     first = small()
-    history = fit(first, dataset(photographs), recipe(), path, fingerprint="data")
+    history = fit(first, loader(photographs), recipe(), path, fingerprint="data")
     again = small(seed=4)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_epoch", forbidden)
-        assert fit(again, dataset(photographs), recipe(), path, fingerprint="data") == history
+        patch.setattr(training._Run, "_epoch", forbidden)
+        assert fit(again, loader(photographs), recipe(), path, fingerprint="data") == history
     assert equal(state(again), state(first))
 
 
@@ -301,32 +318,32 @@ def test_a_finished_run_is_not_trained_again(photographs, tmp_path, monkeypatch)
 def test_a_changed_run_starts_anew(photographs, tmp_path, monkeypatch, change, finished):
     path = tmp_path / "a.safetensors"
     values = {"recipe": recipe(), "fingerprint": "data", "seed": 0}
-    real = training._epoch
+    real = training._Run._epoch
 
-    def only_the_first(model, loader, optimizer, how, epoch, device, bar):
-        if epoch == 1 and not finished:
+    def only_the_first(run, network):
+        if len(run.history) == 1 and not finished:
             raise Stop
-        return real(model, loader, optimizer, how, epoch, device, bar)
+        return real(run, network)
 
-    monkeypatch.setattr(training, "_epoch", only_the_first)
+    monkeypatch.setattr(training._Run, "_epoch", only_the_first)
     if finished:
-        fit(small(), dataset(photographs), values["recipe"], path, fingerprint="data", seed=0)
+        fit(small(), loader(photographs), values["recipe"], path, fingerprint="data", seed=0)
     else:
         with pytest.raises(Stop):
-            fit(small(), dataset(photographs), values["recipe"], path, fingerprint="data", seed=0)
+            fit(small(), loader(photographs), values["recipe"], path, fingerprint="data", seed=0)
     epochs = []
 
-    def counted(model, loader, optimizer, how, epoch, device, bar):
-        epochs.append(epoch)
-        return real(model, loader, optimizer, how, epoch, device, bar)
+    def counted(run, network):
+        epochs.append(len(run.history))
+        return real(run, network)
 
-    monkeypatch.setattr(training, "_epoch", counted)
+    monkeypatch.setattr(training._Run, "_epoch", counted)
     changed = values | change
     model, anew = small(), small()
-    fit(model, dataset(photographs), changed.pop("recipe"), path, **changed)
+    fit(model, loader(photographs), changed.pop("recipe"), path, **changed)
     assert epochs == [0, 1]
     changed = values | change
-    fit(anew, dataset(photographs), changed.pop("recipe"), tmp_path / "anew.safetensors", **changed)
+    fit(anew, loader(photographs), changed.pop("recipe"), tmp_path / "anew.safetensors", **changed)
     assert equal(state(model), state(anew))
 
 
@@ -335,26 +352,26 @@ def test_a_changed_run_starts_anew(photographs, tmp_path, monkeypatch, change, f
 def test_a_broken_checkpoint_is_named(photographs, tmp_path, monkeypatch, name, half):
     path = tmp_path / "a.safetensors"
     if half and name == "a.safetensors":
-        fit(small(), dataset(photographs), recipe(), path)
+        fit(small(), loader(photographs), recipe(), path)
     elif half:
         monkeypatch.setattr(models, "save", forbidden)
         with pytest.raises(Stop):
-            fit(small(), dataset(photographs), recipe(), path)
+            fit(small(), loader(photographs), recipe(), path)
     content = (tmp_path / name).read_bytes() if half else b""
     (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=rf"/{name} is not a whole safetensors file.*delete it"):
-        fit(small(), dataset(photographs), recipe(), path)
+        fit(small(), loader(photographs), recipe(), path)
 
 
 def test_a_loss_that_is_not_finite(photographs, tmp_path):
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in epoch \d: lower lr or head_multiplier"):
-        fit(small(), dataset(photographs), recipe(lr=1e30, optimizer="sgd", epochs=4), tmp_path / "a.safetensors")
+        fit(small(), loader(photographs), recipe(lr=1e30, optimizer="sgd", epochs=4), tmp_path / "a.safetensors")
     assert not (tmp_path / "a.safetensors").exists()
 
 
 def test_a_batch_larger_than_the_split(photographs, tmp_path):
     with pytest.raises(ValueError, match="batch_size 9 is larger than the train split of 8 images"):
-        fit(small(), dataset(photographs), recipe(batch_size=9), tmp_path / "a.safetensors")
+        fit(small(), loader(photographs), recipe(batch_size=9), tmp_path / "a.safetensors")
 
 
 def test_the_last_incomplete_batch_is_dropped(photographs, tmp_path, monkeypatch):
@@ -366,7 +383,7 @@ def test_the_last_incomplete_batch_is_dropped(photographs, tmp_path, monkeypatch
         return real(logits, labels)
 
     monkeypatch.setattr(nn.functional, "cross_entropy", spy)
-    fit(small(), dataset(photographs), recipe(batch_size=3), tmp_path / "a.safetensors")
+    fit(small(), loader(photographs), recipe(batch_size=3), tmp_path / "a.safetensors")
     assert sizes == [3, 3, 3, 3]
 
 
@@ -374,6 +391,6 @@ def test_workers_do_not_change_the_result(photographs, tmp_path):
     trained = []
     for workers in (0, 1):
         model = small()
-        fit(model, dataset(photographs), recipe(epochs=1), tmp_path / f"{workers}.safetensors", workers=workers)
+        fit(model, loader(photographs, workers=workers), recipe(epochs=1), tmp_path / f"{workers}.safetensors")
         trained.append(state(model))
     assert equal(*trained)

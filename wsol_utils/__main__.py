@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -12,9 +13,7 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE_SEEDS, REFERENCE_POOLINGS = "0,1,2", "gap,wgap,wgap_sum,tap"
 TEMPERATURES = (0.5, 2.0)  # of WGAP's softmax, beside the paper's 1
-SEED_TABLES = ("history", "channels", "features", "failures", "levels", "conventions", "protocols", "max_box_acc")
 RULES = ("fixed", "first_above_mean", "best_fixed", "oracle")  # what `evaluate` shows if nothing else is asked
-EXAMPLE = 7  # the test image of birds that notebook 00 shows: any would do
 
 
 @click.group()
@@ -49,7 +48,7 @@ def notebooks() -> None:
 @click.option("--poolings", default=REFERENCE_POOLINGS, show_default=True)
 def measure_reference(seeds: str, poolings: str) -> None:
     """Measure again what results/reference/sample holds: more poolings and seeds than `make reproduce`."""
-    from wsol_utils import reference
+    from wsol_utils import keeping, reference
 
     wide = "results/.reference"
     for dataset in ("things", "birds"):  # the old bands are not to judge the new figures
@@ -57,8 +56,8 @@ def measure_reference(seeds: str, poolings: str) -> None:
     birds = ROOT / wide / "sample" / "birds"
     run_notebooks(SEEDS=seeds, POOLINGS=poolings, RESULTS=wide)
     for dataset in ("things", "birds"):
-        keep_run(ROOT / wide / "sample" / dataset)
-    keep_example(birds)
+        keeping.keep_run(ROOT / wide / "sample" / dataset)
+    keeping.keep_example(birds)
     shutil.copy(ROOT / wide / "sample" / "fig4.png", reference.folder("sample", "birds").with_name("fig4.png"))
     for temperature in TEMPERATURES:
         own = f"{wide}/temperature_{temperature:g}"
@@ -68,7 +67,7 @@ def measure_reference(seeds: str, poolings: str) -> None:
             shutil.copy(path, copied)
             shutil.copy(path.with_name("pretraining.safetensors"), copied.with_name("pretraining.safetensors"))
         run_notebooks(DATASET="birds", SEEDS=seeds, POOLINGS="wgap", TEMPERATURE=temperature, RESULTS=own)
-    keep_temperatures(birds, [ROOT / wide / f"temperature_{t:g}" / "sample" / "birds" for t in TEMPERATURES])
+    keeping.keep_temperatures(birds, [ROOT / wide / f"temperature_{t:g}" / "sample" / "birds" for t in TEMPERATURES])
 
 
 def run_notebooks(**values: object) -> None:
@@ -76,6 +75,72 @@ def run_notebooks(**values: object) -> None:
     run = [sys.executable, "-m", "doit", "--file", str(ROOT / "dodo.py"), "run"]
     given = [f"{name}={value}" for name, value in values.items()]
     subprocess.run([*run, *given, "notebooks", "manifest"], check=True, cwd=ROOT)
+
+
+def run_options(command):
+    """The options of a run, as make and papermill have them."""
+    for option in (
+        click.option("-p", "others", nargs=2, multiple=True, metavar="NAME VALUE", help="any other value of a run"),
+        click.option("--results", default="results", show_default=True),
+        click.option("--seeds", default="", help="as 0,1,2"),
+        click.option("--poolings", default="", help="as gap,wgap"),
+        click.option("--backbone", default="", help="if not the profile's own"),
+        click.option("--weights", default="", help="safetensors file to start from"),
+        click.option("--data-root", default="", help="folder of the data set's own files"),
+        click.option("--profile", default="sample", show_default=True),
+        click.argument("dataset"),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def one_run(dataset: str, profile: str, others: tuple[tuple[str, str], ...], **values: str):
+    """The configuration of a run, among the processes of torchrun where it started this one; one line for an error."""
+    import torch
+
+    from wsol_utils import distributed, experiments, runs
+
+    try:
+        config = experiments.configure(dataset, profile, **values, **dict(others))
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        with distributed.group(runs.device(config)):
+            yield config
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@run_options
+def train(**values) -> None:
+    """Fine-tune the networks of DATASET as notebook 02 does, here or, started by torchrun, on many GPUs and machines.
+
+    The notebooks, run afterwards with the same values, find them finished.
+    """
+    from wsol_utils import distributed, runs, stages
+
+    with one_run(**values) as config:
+        table = runs.prepare(config)
+        for seed, name in ((seed, name) for seed in config.seeds for name in runs.poolings(config, table)):
+            stages.train(config, table, seed, name, stages.starting_weights(config, seed))
+            if distributed.rank() == 0:
+                click.echo(f"{config.show(runs.checkpoint(config, seed, name))} is trained")
+
+
+@main.command()
+@run_options
+def predict(**values) -> None:
+    """Run the networks of `train` over the test photographs as notebook 03 does, here or started by torchrun."""
+    from wsol_utils import distributed, runs, stages
+
+    with one_run(**values) as config:
+        table = runs.prepare(config)
+        own_head = runs.split(config, table, "train").empty
+        for seed, name in ((seed, name) for seed in config.seeds for name in runs.poolings(config, table)):
+            stages.predicted(config, table, seed, name, own_head, config.conventions)
+            if distributed.rank() == 0:
+                click.echo(f"{config.show(runs.prediction_file(config, seed, name, config.conventions))} is written")
 
 
 @main.command("tune-heads")
@@ -91,7 +156,7 @@ def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], seed: int, **
     """Try several rates of the head for each pooling on a validation part of DATASET's train split."""
     import torch
 
-    from wsol_utils import experiments, runs
+    from wsol_utils import experiments, runs, stages
 
     try:
         tried = {name: [float(x) for x in listed.split(",")] for name, listed in (rate.split("=") for rate in rates)}
@@ -101,7 +166,7 @@ def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], seed: int, **
         config = experiments.configure(dataset, profile, evaluate_on="validation", poolings=list(tried), **values)
         if config.threads:
             torch.set_num_threads(config.threads)
-        found = runs.head_rates(config, seed, tried)
+        found = stages.head_rates(config, seed, tried)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     runs.write_csv(found, config.folder / "head_rates.csv")
@@ -152,66 +217,9 @@ def evaluate(
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def keep_reference(run: Path) -> None:
     """Copy the tables of RUN, a folder <results>/<profile>/<dataset>, to results/reference."""
-    keep_run(run)
+    from wsol_utils import keeping
 
-
-def keep_run(run: Path) -> None:
-    """Tables for every profile; pictures and bands for the sample only, as photographs are not ours to publish."""
-    import pandas as pd
-
-    from wsol_utils import reference, runs
-
-    profile, dataset = run.resolve().parts[-2:]
-    kept = reference.folder(profile, dataset)
-    kept.mkdir(parents=True, exist_ok=True)
-    pictures = ("fig2.png", "fig3.png", "fig4.png") if profile == "sample" else ()
-    for name in ("metrics.csv", "seeds.csv", "differences.csv", "table.csv", "table.md", *pictures):
-        shutil.copy(run / name, kept / name)
-    measured = pd.read_csv(run / "metrics.csv")
-    for name in SEED_TABLES:
-        tables = [run / f"seed{seed}" / f"{name}.csv" for seed in sorted(set(measured["seed"]))]
-        rows = [pd.read_csv(table) for table in tables if table.is_file()]  # nothing was trained: no history
-        if rows:
-            runs.write_csv(pd.concat(rows).round(4), kept / f"{name}.csv")
-    rates = run.with_name(f"{dataset}_validation") / "head_rates.csv"
-    if rates.is_file():
-        shutil.copy(rates, kept / rates.name)
-    if profile == "sample":
-        runs.write_csv(reference.bands(measured), kept / "bands.csv")
-    reference.write_readme()
-
-
-def keep_temperatures(usual: Path, others: list[Path]) -> None:
-    """WGAP at several temperatures of its softmax, side by side."""
-    import pandas as pd
-
-    from wsol_utils import reference, runs
-
-    rows = pd.concat([pd.read_csv(run / "seeds.csv") for run in (usual, *others)])
-    rows = rows[rows["pooling"] == "wgap"].sort_values("temperature", kind="stable")
-    runs.write_csv(rows, reference.folder("sample", "birds") / "temperatures.csv")
-
-
-def keep_example(run: Path) -> None:
-    """One test image, and what the network trained with WGAP makes of it: what notebook 00 explains the method on."""
-    import numpy as np
-    import torch
-
-    from wsol_utils import datasets, experiments, models, reference, runs
-
-    config = experiments.configure("birds", "sample", results=str(run.parents[1]))
-    test = runs.split(config, runs.annotations(config), "test")
-    classes = int(test["label"].max()) + 1
-    model = models.load_into(runs.network(config, "wgap", classes, False), run / "seed0" / "wgap.safetensors").eval()
-    photographs = datasets.ImageDataset(test, config.root, datasets.test_transform(config.image_size))
-    image, label, truth = photographs[EXAMPLE]
-    with torch.inference_mode():
-        features = model(image[None]).features[0].half()
-    np.savez_compressed(
-        reference.folder("sample", "birds") / "example.npz",
-        image=datasets.denormalize(image), label=label, truth=truth.numpy(), features=features.numpy(),
-        class_weights=model.class_weights.detach().numpy(), bias=model.head.bias.detach().numpy(),
-    )  # fmt: skip
+    keeping.keep_run(run)
 
 
 def execute_in_place(path: Path) -> None:

@@ -5,7 +5,7 @@ Boxes follow every resize, crop and flip of their image.
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from wsol_utils.layouts import (
     COLUMNS,
@@ -27,14 +25,16 @@ from wsol_utils.layouts import (
     read_ilsvrc,
     read_tiny_imagenet,
 )
+from wsol_utils.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform, denormalize, test_transform, train_transform
 
-__all__ = [  # the readers belong to the same topic: a table on disk -> a table in memory
+__all__ = [  # layouts and transforms belong to the same topic: photographs on disk -> what a network takes
     "COLUMNS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "READERS",
     "DatasetError",
     "ImageDataset",
+    "Transform",
     "check",
     "collate",
     "denormalize",
@@ -49,9 +49,6 @@ __all__ = [  # the readers belong to the same topic: a table on disk -> a table 
 ]  # fmt: skip
 
 Sample = tuple[torch.Tensor, int, torch.Tensor]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-GREY = (124, 116, 104)  # ImageNet's mean as a pixel
 
 
 def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = ("train", "test")) -> pd.DataFrame:
@@ -78,7 +75,7 @@ def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = 
 
     def measure(row: int) -> tuple[int, int, list[Box]]:
         path, source, boxes = (values[name][row] for name in ("path", "source", "boxes"))
-        (width, height), _ = _decode(Path(root, path), f", listed in {source}", scaled=True)
+        (width, height), _ = decode(Path(root, path), f", listed in {source}", scaled=True)
         clipped = [
             (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))) for x0, y0, x1, y1 in boxes
         ]
@@ -156,19 +153,20 @@ def hold_out(table: pd.DataFrame, fraction: float = 0.2, seed: int = 0) -> pd.Da
 class ImageDataset(torch.utils.data.Dataset):
     """The images of a table's rows; an item is (image (3, H, W) float32, label, boxes (n, 4) float32).
 
-    The boxes are half-open pixels of the transformed image; one that leaves a crop is clamped, to no area if need be.
-    Augmentation depends on (seed, epoch, index) alone, not on workers or order, and leaves torch's generators as they
-    were. EXIF orientation is not applied, as the annotations ignore it. An image that does not decode raises
-    DatasetError.
+    The boxes are half-open pixels of the transformed image. Augmentation depends on (seed, epoch, index) alone, not on
+    workers or order, and leaves torch's generators as they were. EXIF orientation is not applied, as the annotations
+    ignore it. An image that does not decode raises DatasetError.
+
+    Items come one by one, to be looked at; `loading.Loader` gives the same in batches, fast.
 
     Args:
         table: rows to serve, in their order.
         root: the folder that its paths are relative to.
-        transform: takes (tv_tensors.Image uint8 (3, H, W), tv_tensors.BoundingBoxes), returns both.
+        transform: from `train_transform` or `test_transform`.
         seed: of the augmentation, not negative.
     """
 
-    def __init__(self, table: pd.DataFrame, root: str | os.PathLike, transform: Callable, seed: int = 0) -> None:
+    def __init__(self, table: pd.DataFrame, root: str | os.PathLike, transform: Transform, seed: int = 0) -> None:
         self.root, self.transform, self.seed = Path(root), transform, seed
         self.image_ids = np.array(table["image_id"].tolist(), dtype=np.str_)
         self.paths = np.array(table["path"].tolist(), dtype=np.str_)  # flat arrays: workers share them, uncopied
@@ -178,7 +176,7 @@ class ImageDataset(torch.utils.data.Dataset):
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by persistent workers too
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose augmentation the next items get; call it before iterating a DataLoader."""
+        """Chooses the epoch whose augmentation the next items get."""
         self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -186,17 +184,26 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        _, image = _decode(self.root / self.paths[index])
-        boxes = torch.from_numpy(self.boxes[self.ends[index] : self.ends[index + 1]].copy())
-        boxes = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width))
-        state = np.random.SeedSequence([self.seed, int(self.epoch), index]).generate_state(1, np.uint64)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(state[0]))  # unlike torch.manual_seed, leaves CUDA's alone
-            image, boxes = self.transform(tv_tensors.Image(image), boxes)
-        return image.as_subclass(torch.Tensor), int(self.labels[index]), boxes.as_subclass(torch.Tensor)
+        frame, boxes = self.frame(index)
+        images, [boxes] = self.transform.finish(frame[None], [boxes], [self.crop(index)])
+        return images[0], int(self.labels[index]), boxes
+
+    def frame(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What no augmentation changes: the resized photograph (3, F, F) uint8, and its boxes (n, 4) in it."""
+        _, image = decode(self.root / self.paths[index])
+        image = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (h, w, 3) -> (3, h, w)
+        return self.transform.resize(image, self.true_boxes(index))
+
+    def crop(self, index: int) -> tuple[int, int, bool]:
+        """The crop and flip of an image in this epoch, as `Transform.crop` has it."""
+        return self.transform.crop([self.seed, int(self.epoch), index])
+
+    def true_boxes(self, index: int) -> torch.Tensor:
+        """(n, 4) float32, half-open pixels of the photograph."""
+        return torch.from_numpy(self.boxes[self.ends[index] : self.ends[index + 1]].copy())
 
 
-def _decode(file: Path, listed: str = "", scaled: bool = False) -> tuple[tuple[int, int], Image.Image]:
+def decode(file: Path, listed: str = "", scaled: bool = False) -> tuple[tuple[int, int], Image.Image]:
     """(width, height) and the image in RGB; `scaled` decodes a JPEG at 1/8 of its size, fast, yet to its end."""
     try:
         with Image.open(file) as image:
@@ -212,34 +219,3 @@ def collate(batch: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor, list[t
     """B items -> images (B, 3, H, W), labels (B,) int64, a list of B tensors of boxes (n, 4)."""
     images, labels, boxes = zip(*batch, strict=True)
     return torch.stack(images), torch.tensor(labels), list(boxes)
-
-
-def train_transform(resize: int = 256, crop: int = 224, padding: int = 0) -> v2.Compose:
-    """Square resize (aspect not kept), random crop and flip, normalised by ImageNet's statistics.
-
-    Args:
-        padding: pixels of grey margin that the crop may reach into: small images shift, and keep their scale.
-    """
-    cropped = v2.RandomCrop(crop, padding=padding or None, fill=GREY)
-    return v2.Compose([v2.Resize((resize, resize)), cropped, v2.RandomHorizontalFlip(), *_to_float()])
-
-
-def test_transform(size: int = 224, resize: int = 0) -> v2.Compose:
-    """Square resize (aspect not kept), normalised by ImageNet's statistics.
-
-    Args:
-        resize: of the frame whose centre is cropped to `size` (rethinkingCAM: 256); 0 to crop nothing.
-    """
-    frame = resize or size
-    return v2.Compose([v2.Resize((frame, frame)), v2.CenterCrop(size), *_to_float()])
-
-
-def _to_float() -> list[v2.Transform]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-
-
-def denormalize(images: torch.Tensor | np.ndarray) -> np.ndarray:
-    """Normalised images (..., 3, H, W) -> uint8 (..., H, W, 3), to be plotted."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    images = (torch.as_tensor(images).detach().cpu().float() * std + mean).clamp(0, 1)
-    return (images * 255).round().to(torch.uint8).movedim(-3, -1).numpy()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from wsol_utils import boxes, cam, datasets, models, pooling, protocols, thresholds
+from wsol_utils import boxes, cam, datasets, loading, models, pooling, protocols, thresholds
 from wsol_utils.predictions import FEATURES
 from wsol_utils.profiles import DATASETS, PROFILES
 from wsol_utils.protocols import Protocol
@@ -53,6 +53,12 @@ class Config:
         workers: processes that decode images; -1 for a share of the cores where a GPU computes, else none.
         device: "cpu", "cuda" or "" for a GPU where there is one.
         threads: of torch on the CPU, 0 for torch's own choice; fixed where figures are to be repeated exactly.
+        cache_gb: decoded photographs of a train split that takes no more are kept in memory, of each process.
+        decoder: "pillow" or "torchvision", see `loading.Loader`.
+        compiled: whether torch compiles the network before it trains on a GPU.
+        checkpoint_steps: steps between two checkpoints within an epoch; 0 for none.
+        processes: that train and predict side by side on this machine, each on a GPU of its own where there are any;
+            for several machines see the README.
     """
 
     dataset: str
@@ -89,6 +95,11 @@ class Config:
     device: str = ""
     workers: int = -1
     threads: int = 0
+    cache_gb: float = 4.0
+    decoder: str = "pillow"
+    compiled: bool = False
+    checkpoint_steps: int = 500
+    processes: int = 1
 
     @property
     def folder(self) -> Path:
@@ -174,6 +185,7 @@ def configure(dataset: str = "birds", profile: str = "sample", **values) -> Conf
     _one_of("backbone", config.backbone, models.BACKBONES)
     _one_of("layout", config.layout, datasets.READERS)
     _one_of("evaluate_on", config.evaluate_on, ("test", "validation"))
+    _one_of("decoder", config.decoder, loading.DECODERS)
     for name in config.poolings:
         pooling.build(name, config.temperature)
         config.recipe(name)
@@ -189,7 +201,7 @@ def configure(dataset: str = "birds", profile: str = "sample", **values) -> Conf
         raise ValueError(
             f"parameter candidates cannot be {config.candidates}: a step of V needs three of them at least"
         )
-    for name in ("image_size", "batch_size", "epochs", "lr"):
+    for name in ("image_size", "batch_size", "epochs", "lr", "processes"):
         if not getattr(config, name) > 0:
             raise ValueError(f"parameter {name} cannot be {getattr(config, name)!r}: it must be greater than 0")
     if config.resize_size < config.image_size:
@@ -207,7 +219,7 @@ def configure(dataset: str = "birds", profile: str = "sample", **values) -> Conf
 def is_usual(config: Config) -> bool:
     """Whether every value that decides a figure is the configuration's own, so that its reference applies."""
     usual = configure(config.dataset, config.profile)
-    free = ("results", "seeds", "poolings", "device", "workers")
+    free = ("results", "seeds", "poolings", "device", "workers", "cache_gb", "checkpoint_steps", "compiled")
     return replace(config, **{name: getattr(usual, name) for name in free}) == usual
 
 
@@ -251,13 +263,15 @@ def _typed(name: str, value):
     """A parameter as `Config` holds it: papermill and make hand over "0,1,2" and "1e-4" as text."""
     kind = next(f.type for f in fields(Config) if f.name == name)
     try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
         if kind in (int, float, str):
             return kind(value)
         if kind in (tuple[int, ...], tuple[str, ...]):
             items = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
             return tuple(kind.__args__[0](item) for item in items)
         return {key: float(number) for key, number in dict(value).items()}
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"parameter {name} cannot be {value!r}: {error}") from error
 
 

@@ -170,10 +170,15 @@ def build_as_it_stands(backbone: str, weights: str | Path | None = None) -> nn.M
 
 
 def save(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write a state dict as safetensors, under a temporary name first; `metadata` goes into its header."""
+    """Write a state dict as safetensors; `metadata` goes into the file's header."""
+    write(model.state_dict(), path, metadata)
+
+
+def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors as safetensors, under a temporary name first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary, metadata=metadata)
+    save_file({key: value.contiguous() for key, value in tensors.items()}, temporary, metadata=metadata)
     temporary.replace(path)
 
 

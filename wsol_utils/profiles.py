@@ -25,6 +25,7 @@ PROFILES = {
     "paper": {
         "backbone": "vgg16", "image_size": 224, "resize_size": 256, "batch_size": 64, "lr": 1e-4,
         "optimizer": "sgd", "schedule": "constant", "weight_decay": 5e-4, "epochs": 50, "weights": "imagenet",
+        "compiled": True,
         "head_multiplier": {"gap": 10.0, "wgap": 1000.0, "wgap_sum": 0.03, "tap": 0.1},
     },
 }  # fmt: skip

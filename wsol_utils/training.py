@@ -1,7 +1,8 @@
 """Fine-tuning with class labels alone (Zhang et al., Sec. 5).
 
-A checkpoint is kept after every epoch and a run that was cut off goes on from it; sampling and
-augmentation are functions of seed, epoch and image, so it goes on as if nothing had happened.
+A checkpoint is kept after every epoch, and every so many steps, and a run that was cut off goes on from it; order and
+augmentation are functions of seed, epoch and image, so it goes on as if nothing had happened. Under torchrun each
+process has its share of every batch (see the module `distributed`).
 """
 
 import hashlib
@@ -13,16 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
-from wsol_utils import models
-from wsol_utils.datasets import ImageDataset, collate
+from wsol_utils import checkpoints, distributed, models
+from wsol_utils.loading import Loader
 
 QUIET = bool(os.environ.get("TQDM_DISABLE"))  # tqdm's bar in notebooks does not look there itself
 SCHEDULES = ("constant", "onecycle", "steps")
+LOOK = 20  # steps between two looks at the loss on a GPU, each of which makes it wait
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Recipe:
 
     Attributes:
         epochs: passes over the train split.
-        batch_size: images a step; a last incomplete batch is dropped.
+        batch_size: images a step, of all processes together; a last incomplete batch is dropped.
         lr: the backbone's rate (1e-4 in the paper).
         head_multiplier: the head learns at `lr` times this. Eq. 1's second division makes the pooled
             vector W·H times smaller, so `wgap` needs a far larger one than `gap`.
@@ -58,26 +59,20 @@ class Recipe:
 
 
 def fit(
-    model: nn.Module,
-    dataset: ImageDataset,
-    recipe: Recipe,
-    checkpoint: Path,
-    *,
-    seed: int = 0,
-    device: str = "cpu",
-    workers: int = 0,
-    fingerprint: str = "",
-) -> list[dict[str, float]]:
+    model: nn.Module, loader: Loader, recipe: Recipe, checkpoint: Path, *,
+    seed: int = 0, compiled: bool = False, keep_every: int = 0, fingerprint: str = "",
+) -> list[dict[str, float]]:  # fmt: skip
     """Train `model` in place and write it to `checkpoint`; do nothing again where that is there already.
 
     Args:
-        model: a network of `models.build`, on any device; it is moved to `device`.
-        dataset: the train split.
+        model: a network of `models.build`; it is moved to the loader's device, where a GPU computes in bfloat16 as
+            far as that is safe (autocast).
+        loader: of the train split.
         recipe: rates, epochs, batch size.
         checkpoint: the safetensors file to write.
         seed: of the order of the images.
-        device: "cpu", "cuda", …; CUDA computes in bfloat16 where that is safe (autocast).
-        workers: processes that decode images.
+        compiled: whether torch compiles the network first: a minute that a long run on a GPU wins back.
+        keep_every: steps between two checkpoints within an epoch; 0 for none.
         fingerprint: whatever else must be equal for a finished or interrupted run to count as this one.
 
     Returns:
@@ -85,67 +80,140 @@ def fit(
 
     Raises:
         FloatingPointError: if the loss is not finite.
-        ValueError: if the train split is smaller than one batch.
+        ValueError: if the train split is smaller than one batch, or a batch smaller than an image for each process.
     """
-    if len(dataset) < recipe.batch_size:
-        raise ValueError(f"batch_size {recipe.batch_size} is larger than the train split of {len(dataset)} images")
+    images, processes = len(loader.dataset), distributed.size()
+    if images < recipe.batch_size:
+        raise ValueError(f"batch_size {recipe.batch_size} is larger than the train split of {images} images")
+    if recipe.batch_size < processes:
+        raise ValueError(f"batch_size {recipe.batch_size} is less than an image for each of {processes} processes")
     identity = json.dumps({**asdict(recipe), "seed": seed, "fingerprint": fingerprint}, sort_keys=True)
     identity = hashlib.sha256(identity.encode()).hexdigest()
-    model.to(device, memory_format=torch.channels_last)  # a quarter faster on CPUs, more on GPUs
-    done = _finished(model, checkpoint, identity)
-    if done is not None:
-        return done
-    optimizer = _optimizer(model, recipe)
-    resume = checkpoint.with_suffix(".resume.safetensors")
-    history = _resume(model, optimizer, resume, identity)
-    steps = len(dataset) // recipe.batch_size
-    with tqdm(
-        total=recipe.epochs * steps, initial=len(history) * steps, desc=checkpoint.stem, unit="batch", disable=QUIET
-    ) as bar:
-        for epoch in range(len(history), recipe.epochs):
-            dataset.set_epoch(epoch)
-            order = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-            loader = DataLoader(
-                dataset, recipe.batch_size, shuffle=True, generator=order, drop_last=True,
-                num_workers=workers, collate_fn=collate, pin_memory=device != "cpu",
-            )  # fmt: skip
-            start = time.perf_counter()
-            loss, accuracy = _epoch(model, loader, optimizer, recipe, epoch, device, bar)
-            seconds = time.perf_counter() - start
-            history.append({"epoch": epoch + 1, "loss": loss, "accuracy": accuracy, "seconds": seconds})
-            _keep(model, optimizer, history, resume, identity)
-    models.save(model, checkpoint, {"identity": identity, "history": json.dumps(history)})
-    resume.unlink(missing_ok=True)
+    model.to(loader.device, memory_format=torch.channels_last)  # a quarter faster on CPUs, more on GPUs
+    history = checkpoints.finished(checkpoint, identity, model)
+    if history is None:
+        run = _Run(model, loader, recipe, seed, checkpoint, identity, keep_every)
+        history = run.to_the_end(compiled)
+        if distributed.rank() == 0:
+            models.save(model, checkpoint, {"identity": identity, "history": json.dumps(history)})
+            run.resume.unlink(missing_ok=True)
+    distributed.wait()  # nobody goes on before it is written
     return history
 
 
-def _epoch(
-    model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int, device: str,
-    bar: tqdm,
-) -> tuple[float, float]:  # fmt: skip
-    """One pass over the train split -> mean loss, accuracy in percent."""
-    model.train()
-    losses, right, seen = 0.0, 0, 0
-    for step, (images, labels, _) in enumerate(loader):
-        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        labels = labels.to(device, non_blocking=True)
-        factor = rate_factor(recipe.schedule, (epoch + step / len(loader)) / recipe.epochs)
-        for group in optimizer.param_groups:
+class _Run:
+    """One fine-tuning on its way: what a checkpoint holds, and what a step needs.
+
+    Beside the history, `sums` over the images seen in the present epoch: loss, right answers, number; of this process
+    alone until `_keep` adds them up in the first one.
+    """
+
+    def __init__(
+        self, model: nn.Module, loader: Loader, recipe: Recipe, seed: int, checkpoint: Path, identity: str,
+        keep_every: int,
+    ) -> None:  # fmt: skip
+        self.model, self.loader, self.recipe, self.seed = model, loader, recipe, seed
+        self.identity, self.keep_every = identity, keep_every
+        self.resume = checkpoint.with_suffix(".resume.safetensors")
+        self.steps = len(loader.dataset) // recipe.batch_size  # in an epoch
+        self.on_gpu = torch.device(loader.device).type == "cuda"
+        self.optimizer = _optimizer(model, recipe, fused=self.on_gpu)
+        self.history: list[dict[str, float]] = []
+        self.step, self.seconds = 0, 0.0  # of the present epoch
+        self.sums = torch.zeros(3, dtype=torch.float64, device=loader.device)
+        self._go_on()
+        distributed.wait()  # nobody writes before everybody has read
+        done = len(self.history) * self.steps + self.step
+        self.bar = tqdm(
+            total=recipe.epochs * self.steps, initial=done, desc=checkpoint.stem, unit="batch",
+            disable=QUIET or distributed.rank() > 0,
+        )  # fmt: skip
+
+    def to_the_end(self, compiled: bool) -> list[dict[str, float]]:
+        """The epochs that are left; the whole history."""
+        network = self.model if distributed.size() == 1 else DistributedDataParallel(self.model)
+        if compiled:
+            network.compile()
+        network.train()
+        with self.bar:
+            while len(self.history) < self.recipe.epochs:
+                self._epoch(network)
+        return self.history
+
+    def _epoch(self, network: nn.Module) -> None:
+        """One pass over the train split, or what is left of it."""
+        epoch, start, size = len(self.history), time.perf_counter() - self.seconds, self.recipe.batch_size
+        self.loader.dataset.set_epoch(epoch)
+        order = order_of(len(self.loader.dataset), self.seed, epoch)
+        whole = [order[i * size : (i + 1) * size] for i in range(self.step, self.steps)]
+        shares = [batch[distributed.rank() :: distributed.size()] for batch in whole]
+        for images, labels, _ in self.loader.batches(shares):
+            self._step(network, images, labels)
+            self.step += 1
+            self.bar.update()
+            last = self.step == self.steps
+            keep = last or (self.keep_every and self.step % self.keep_every == 0)
+            if keep or not self.on_gpu or self.step % LOOK == 0:
+                self._look()
+            if keep:
+                self.seconds = time.perf_counter() - start
+                self._keep(last)
+
+    def _step(self, network: nn.Module, images: Tensor, labels: Tensor) -> None:
+        """(b, 3, H, W) images and (b,) labels, this process's share of a batch."""
+        factor = rate_factor(self.recipe.schedule, (len(self.history) + self.step / self.steps) / self.recipe.epochs)
+        for group in self.optimizer.param_groups:
             group["lr"] = group["full_lr"] * factor
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=device != "cpu"):
-            logits = model(images).logits.float()  # (B, K)
+        dtype = next(self.model.parameters()).dtype
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.on_gpu):
+            logits = network(images.to(dtype)).logits  # (b, K)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = nn.functional.cross_entropy(logits, labels)
-        if not loss.isfinite():
-            raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch + 1}: lower lr or head_multiplier")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses += loss.item() * len(labels)
-        right += (logits.argmax(dim=1) == labels).sum().item()
-        seen += len(labels)
-        bar.update()
-        bar.set_postfix(loss=f"{losses / seen:.3f}", accuracy=f"{100 * right / seen:.1f} %", refresh=False)
-    return losses / seen, 100 * right / seen
+        self.optimizer.zero_grad()
+        # the processes' gradients are averaged: each counts by its share of the batch
+        (loss * (len(labels) * distributed.size() / self.recipe.batch_size)).backward()
+        self.optimizer.step()
+        right = (logits.argmax(dim=1) == labels).sum()
+        self.sums += torch.stack([loss.detach().double() * len(labels), right, torch.full_like(right, len(labels))])
+
+    def _look(self) -> None:
+        """Is the loss still a number?"""
+        loss, right, seen = self.sums.tolist()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} in epoch {len(self.history) + 1}: lower lr or head_multiplier"
+            )
+        if seen:
+            self.bar.set_postfix(loss=f"{loss / seen:.3f}", accuracy=f"{100 * right / seen:.1f} %", refresh=False)
+
+    def _keep(self, last: bool) -> None:
+        """Write where the run stands; the sums of all processes become those of the first."""
+        distributed.add(self.sums)
+        loss, right, seen = self.sums.tolist()
+        if last:
+            figures = {"loss": loss / seen, "accuracy": 100 * right / seen, "seconds": self.seconds}
+            self.history.append({"epoch": len(self.history) + 1, **figures})
+            self.step, self.seconds = 0, 0.0
+        if last or distributed.rank() > 0:
+            self.sums.zero_()
+        if distributed.rank() == 0:
+            state = {"history": self.history, "step": self.step, "seconds": self.seconds, "sums": self.sums.tolist()}
+            checkpoints.keep(self.resume, self.identity, self.model, self.optimizer, state)
+
+    def _go_on(self) -> None:
+        """Put back what `_keep` wrote; nothing where there is none of this very run."""
+        state = checkpoints.go_on(self.resume, self.identity, self.model, self.optimizer)
+        if state is not None:
+            self.history, self.step, self.seconds = state["history"], state["step"], state["seconds"]
+            if distributed.rank() == 0:
+                self.sums += torch.tensor(state["sums"], dtype=torch.float64, device=self.sums.device)
+
+
+def order_of(images: int, seed: int, epoch: int) -> list[int]:
+    """The order of an epoch: all images, a function of seed and epoch alone."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    torch.empty((), dtype=torch.int64).random_(generator=generator)  # as DataLoader(shuffle=True, generator) does first
+    return torch.randperm(images, generator=generator).tolist()
 
 
 def rate_factor(schedule: str, progress: float) -> float:
@@ -162,7 +230,7 @@ def rate_factor(schedule: str, progress: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (progress - 0.3) / 0.7)
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
     """Two groups, backbone and new layers, each with its full rate under `full_lr`."""
     head = model.new_parameters()
     body = [p for p in model.parameters() if not any(p is q for q in head)]
@@ -172,43 +240,5 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": head, "full_lr": recipe.lr * k, "weight_decay": recipe.weight_decay / k},
     ]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
-
-
-def _finished(model: nn.Module, checkpoint: Path, identity: str) -> list[dict[str, float]] | None:
-    if not checkpoint.is_file():
-        return None
-    metadata = models.read_metadata(checkpoint)
-    if metadata.get("identity") != identity:
-        return None
-    models.load_into(model, checkpoint)
-    return json.loads(metadata["history"])
-
-
-def _keep(model: nn.Module, optimizer: torch.optim.Optimizer, history: list, path: Path, identity: str) -> None:
-    """Model and optimiser state as one safetensors file, the rest in its header."""
-    tensors = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"optimizer.{index}.{key}": value.contiguous() for key, value in state.items() if isinstance(value, Tensor)
-        }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary, metadata={"identity": identity, "history": json.dumps(history)})
-    temporary.replace(path)
-
-
-def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path, identity: str) -> list[dict[str, float]]:
-    """Put back what `_keep` wrote; the history so far, empty where there is nothing of this very run."""
-    if not path.is_file() or models.read_metadata(path).get("identity") != identity:
-        return []
-    history, tensors = json.loads(models.read_metadata(path)["history"]), load_file(path)
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return history
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True, fused=fused)

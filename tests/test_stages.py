@@ -1,0 +1,299 @@
+"""Fine-tuning and prediction of a run: networks, what counts as the same training, the heads' rates."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from layouts_on_disk import cub, lines, weights_file
+from PIL import Image
+
+from wsol_utils import datasets, experiments, models, runs, stages, training
+from wsol_utils.protocols import PROTOCOLS, to_input
+from wsol_utils.training import Recipe
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    monkeypatch.delenv("WSOL_RESULTS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "photographs").mkdir()
+    for i in range(6):
+        (tmp_path / "photographs" / f"{i}.png").write_bytes(b"a picture")
+    places = {"data_root": str(tmp_path / "photographs"), "results": str(tmp_path / "results")}
+    return experiments.configure("birds", seeds="0,1", device="cpu", **places)
+
+
+def table(n=6, split="train"):
+    return pd.DataFrame(
+        {"image_id": [str(i) for i in range(n)], "path": [f"{i}.png" for i in range(n)], "split": split,
+         "label": [i % 2 for i in range(n)], "class_name": [f"c{i % 2}" for i in range(n)], "width": 8, "height": 8,
+         "boxes": [[(0.0, 0.0, 4.0, 4.0)] for _ in range(n)], "source": "list.txt:1"}
+    )[list(datasets.COLUMNS)]  # fmt: skip
+
+
+def draw(root, names):
+    rng = np.random.default_rng(0)
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(root / name, format="PNG")
+
+
+@pytest.fixture
+def six_birds(tmp_path):
+    """(configuration, annotations) of three test photographs of each of two classes, all of sizes of their own."""
+    cub(tmp_path / "cub", train=0, test=3)
+    config = experiments.configure(
+        "cub", "paper", backbone="small_vgg", data_root=str(tmp_path / "cub"), results=str(tmp_path / "results"),
+        image_size=48, resize_size=52, device="cpu",
+    )  # fmt: skip
+    return config, datasets.check(datasets.read_cub(config.root), config.root)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_predict_test(six_birds, protocol):
+    """One pass: each photograph as the protocol crops it, with its own box, class and original size."""
+    config, table = six_birds
+    torch.manual_seed(0)
+    model = stages.network(config, "wgap", 2, False)
+    train = table.assign(split="train", path="nowhere.jpg", width=1)  # never looked at
+    both = pd.concat([train, table], ignore_index=True)
+    found = stages.predict_test(config, model, both, PROTOCOLS[protocol])
+    assert found.image_id.tolist() == table["image_id"].tolist() and found.label.tolist() == table["label"].tolist()
+    assert found.size.tolist() == [48, 48]
+    assert found.image_size.tolist() == table[["width", "height"]].to_numpy().tolist()
+    assert len({tuple(size) for size in found.image_size}) == 6
+    sides = [Image.open(config.root / path).size for path in table["path"]]
+    assert found.image_size.tolist() == [list(side) for side in sides]
+    for row, boxes in zip(table.itertuples(), found.true_boxes(), strict=True):
+        expected = to_input(row.boxes, (row.width, row.height), 48, PROTOCOLS[protocol])
+        np.testing.assert_allclose(boxes, expected, atol=1e-3)
+    images, _, _ = datasets.collate([*runs.test_set(config, table, PROTOCOLS[protocol])])
+    with torch.inference_mode():
+        np.testing.assert_allclose(found.logits, model(images).logits, rtol=1e-2, atol=1e-4)
+
+
+def test_network(config):
+    hot = experiments.configure(temperature=0.5)
+    assert stages.network(hot, "wgap", 3, False).pool.temperature == 0.5
+    assert stages.network(config, "wgap", 3, False).pool.divide_by_area
+    assert not stages.network(config, "wgap_sum", 3, False).pool.divide_by_area
+    assert stages.network(config, "gap", 3, False).class_weights.shape == (3, 128)
+
+
+def test_network_as_it_stands(config, tmp_path):
+    ilsvrc = experiments.configure("ilsvrc", "light", data_root=str(tmp_path))
+    (tmp_path / "LOC_synset_mapping.txt").write_text("".join(f"n{i:08d} thing\n" for i in range(1000)))
+    model = stages.network(ilsvrc, "gap", 3, True)
+    assert isinstance(model, models.ConvolutionalHeadLocalizer) and model.class_weights.shape == (1000, 512)
+    with pytest.raises(ValueError, match=r"birds has no train split.*ImageNet's 1000 classes alone.*DATA_ROOT"):
+        stages.network(config, "gap", 3, True)
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n00000001 thing\n")  # labels would be shifted
+    with pytest.raises(ValueError, match=r"ilsvrc has no train split.*1000 lines"):
+        stages.network(ilsvrc, "gap", 3, True)
+
+
+# What counts as the same training.
+
+
+def test_finetune_hands_on_the_runs_values(config, tmp_path, monkeypatch):
+    seen = {}
+
+    def fit(model, loader, recipe, checkpoint, **rest):
+        seen.update(rest, loader=loader, recipe=recipe, checkpoint=checkpoint)
+        return ["history"]
+
+    monkeypatch.setattr(training, "fit", fit)
+    config = experiments.replace(config, cache_gb=0.5, compiled=True, checkpoint_steps=9)
+    model, recipe = stages.network(config, "wgap", 2, False), config.recipe("wgap")
+    assert stages.finetune(config, model, table(), recipe, tmp_path / "w.safetensors", 7, "scratch") == ["history"]
+    assert (seen["seed"], seen["keep_every"], seen["compiled"]) == (7, 9, False)  # nothing is compiled for a CPU
+    assert seen["recipe"] is recipe and seen["checkpoint"] == tmp_path / "w.safetensors"
+    loader = seen["loader"]
+    assert (loader.device, loader.workers, loader.memory, loader.decoder) == ("cpu", 0, 500_000_000, "pillow")
+    assert loader.dataset.root == config.root and loader.dataset.seed == 7 and len(loader.dataset) == 6
+
+
+def test_the_fingerprint_tells_runs_apart(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda *_, fingerprint, **__: fingerprint)
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"one")
+
+    def identity(rows=None, start=str(weights), pool="gap", **values):
+        changed = experiments.replace(config, **values)
+        model = stages.network(changed, pool, 2, False)
+        rows = table() if rows is None else rows
+        return stages.finetune(changed, model, rows, config.recipe(pool), tmp_path / "c", 0, start)
+
+    usual = identity()
+    assert identity() == usual
+    assert identity(rows=table().assign(boxes=[[]] * 6)) == usual  # no box is seen in training
+    assert identity(results="elsewhere") == usual
+    others = [
+        identity(rows=table(5)), identity(rows=table().assign(label=0)), identity(rows=table().iloc[::-1]),
+        identity(pool="wgap"), identity(pool="wgap", temperature=2.0), identity(start="scratch"),
+        identity(image_size=config.image_size - 8), identity(resize_size=config.resize_size + 8),
+    ]  # fmt: skip
+    weights.write_bytes(b"two")
+    others.append(identity())
+    (config.root / "0.png").write_bytes(b"another picture of the same name")
+    others.append(identity())
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    others.append(identity())
+    assert len({usual, *others}) == 12
+
+
+def test_the_fingerprint_tells_the_code_apart(tmp_path, monkeypatch):
+    (tmp_path / "wsol_utils").mkdir()
+    for name in ("datasets", "transforms", "loading", "models", "pooling", "training"):
+        (tmp_path / "wsol_utils" / f"{name}.py").write_text("x = 1\n")
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    before = stages.fingerprint(stages.TRAINING_CODE, "a", "b")
+    assert (
+        stages.fingerprint(stages.TRAINING_CODE, "a", "b")
+        == before
+        != stages.fingerprint(stages.TRAINING_CODE, "a", "c")
+    )
+    assert stages.fingerprint(stages.TRAINING_CODE, "ab", "") != before
+    (tmp_path / "wsol_utils" / "pooling.py").write_text("x = 2\n")
+    assert stages.fingerprint(stages.TRAINING_CODE, "a", "b") != before
+
+
+# The sample's own pre-training.
+
+
+def test_given_weights_are_where_fine_tuning_starts(tmp_path):
+    assert stages.starting_weights(experiments.configure("cub", "paper"), 0) == "imagenet"
+    relative = experiments.configure("cub", "light", weights="w/a.safetensors")
+    assert stages.starting_weights(relative, 0) == str(experiments.ROOT / "w" / "a.safetensors")
+    whole = experiments.configure("birds", weights=str(tmp_path / "b.safetensors"))
+    assert stages.starting_weights(whole, 0) == str(tmp_path / "b.safetensors")
+
+
+@pytest.fixture
+def things(tmp_path, monkeypatch):
+    """Ten tiny images of two things, where the sample would lie, and one short epoch of pre-training."""
+    root, train = tmp_path / "things", "ILSVRC/Data/CLS-LOC/train"
+    names = [f"{train}/n0{1 + i % 2}/n0{1 + i % 2}_{i}.JPEG" for i in range(10)]
+    draw(root, [*names, "ILSVRC/Data/CLS-LOC/val/v1.JPEG"])
+    (root / "LOC_synset_mapping.txt").write_text("n01 fish\nn02 bird\n")
+    (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nv1,n01 1 1 3 3 \n")
+    solution = "".join(f"{name.split('/')[-1][:-5]},n0{1 + i % 2} 1 1 3 3 \n" for i, name in enumerate(names))
+    (root / "LOC_train_solution.csv").write_text("ImageId,PredictionString\n" + solution)
+    row = experiments.DATASETS["sample", "things"] | {"data_root": str(root), "image_size": 16, "resize_size": 18}
+    monkeypatch.setitem(experiments.DATASETS, ("sample", "things"), row)
+    monkeypatch.setattr(stages, "PRETRAINING", Recipe(1, 2, 1e-3, 1.0, 0.0, "adamw"))
+    return root
+
+
+def test_the_samples_network_starts_from_things(things, config, monkeypatch):
+    first = stages.starting_weights(config, 0)
+    folder = config.folder.parent / "things" / "seed0"
+    assert first == str(folder / "backbone.safetensors")
+    (epoch,) = json.loads(models.read_metadata(folder / "pretraining.safetensors")["history"])
+    assert epoch["epoch"] == 1
+    model = stages.network(config, "wgap", 10, False, first)
+    state = models.load_into(models.build("small_vgg", 2, "gap"), folder / "pretraining.safetensors").state_dict()
+    assert all(torch.equal(value, state[f"backbone.{key}"]) for key, value in model.backbone.state_dict().items())
+
+    content = (folder / "backbone.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "_epoch", lambda *_: pytest.fail("trained again"))
+        assert stages.starting_weights(config, 0) == first
+        assert stages.starting_weights(experiments.replace(config, dataset="things"), 0) == first  # for both data sets
+    assert (folder / "backbone.safetensors").read_bytes() == content
+    other = stages.starting_weights(config, 1)
+    assert "seed1" in other and Path(other).read_bytes() != content
+
+
+def test_things_are_held_out_where_things_are_evaluated(things, config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "fit", lambda model, loader, *_, **__: seen.append(len(loader.dataset)))
+    for dataset, part in (("birds", "validation"), ("things", "test"), ("things", "validation")):
+        stages.starting_weights(experiments.configure(dataset, results=config.results, evaluate_on=part), 0)
+    assert seen == [10, 10, 8]
+
+
+# Rates of the head.
+
+
+@pytest.fixture
+def small_cub(tmp_path):
+    """Ten train images and four test images of two classes, and weights to start from."""
+    cub(tmp_path / "cub", train=5, test=2)
+    torch.manual_seed(0)
+    weights_file(tmp_path / "small.safetensors", models.SmallVGG(), "features.")
+
+    def configured(results="results", **values):
+        usual = {"backbone": "small_vgg", "image_size": 32, "resize_size": 36, "batch_size": 4, "epochs": 1, "lr": 1e-3}
+        places = {"data_root": str(tmp_path / "cub"), "weights": str(tmp_path / "small.safetensors"), "device": "cpu"}
+        return experiments.configure(
+            "cub", "paper", evaluate_on="validation", results=str(tmp_path / results), **places, **usual | values
+        )
+
+    return configured
+
+
+def test_head_rates(small_cub):
+    config = small_cub()
+    found = stages.head_rates(config, 0, {"gap": [1, 100], "wgap": [1000.0]})
+    assert found[["pooling", "head_multiplier", "n_images"]].to_numpy().tolist() == [
+        ["gap", 1, 2], ["gap", 100, 2], ["wgap", 1000, 2],
+    ]  # fmt: skip
+    held = datasets.hold_out(datasets.read_cub(config.root)).query("split == 'test'")
+    images = datasets.ImageDataset(held, config.root, datasets.test_transform(32))
+    images, labels, _ = datasets.collate([images[i] for i in range(2)])
+    for pooling, rate, loss, accuracy in found.drop(columns="n_images").itertuples(index=False):
+        file = config.seed_folder(0) / "head_rates" / f"{pooling}_{rate:g}.safetensors"
+        model = models.load_into(models.build("small_vgg", 2, pooling), file).eval()
+        with torch.inference_mode():
+            logits = model(images).logits
+        assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-3)
+        assert accuracy == 100 * (logits.argmax(dim=1) == labels).double().mean()
+    assert found["loss"].nunique() == 3  # the rates were used
+
+
+def test_head_rates_look_at_no_test_image_and_at_no_box(small_cub):
+    rates = {"gap": [1.0], "wgap": [100.0]}
+    config = small_cub()
+    expected = stages.head_rates(config, 0, rates)
+    table = datasets.read_cub(config.root)
+    for path in table.loc[table["split"] == "test", "path"]:
+        (config.root / path).unlink()
+    boxes = (config.root / "bounding_boxes.txt").read_text().splitlines()
+    lines(config.root / "bounding_boxes.txt", [f"{line.split()[0]} 1.0 1.0 2.0 2.0" for line in boxes])
+    pd.testing.assert_frame_equal(stages.head_rates(small_cub("again"), 0, rates), expected, check_exact=True)
+    with pytest.raises(datasets.DatasetError):  # an image that is looked at is missed
+        (config.root / table.loc[table["split"] == "train", "path"].iloc[0]).write_bytes(b"")
+        stages.head_rates(small_cub("once more"), 0, rates)
+
+
+def test_head_rates_are_not_chosen_on_the_test_split(small_cub):
+    with pytest.raises(ValueError, match="evaluate_on='validation'"):
+        stages.head_rates(experiments.replace(small_cub(), evaluate_on="test"), 0, {"gap": [1.0]})
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize(
+    "values, rate", [({"epochs": 3, "lr": 1e30}, 1.0), ({"batch_size": 8, "lr": 1e30}, 1.0), ({"batch_size": 8}, 1e20)]
+)
+def test_a_rate_that_diverges_has_no_figure(small_cub, values, rate):
+    """While it trains; in the very last step; or to logits that float16 cannot hold."""
+    found = stages.head_rates(small_cub(**values), 0, {"gap": [rate]})
+    assert list(found.columns) == ["pooling", "head_multiplier", "n_images", "loss", "top1_cls"]
+    assert found["n_images"].tolist() == [2] and found[["loss", "top1_cls"]].isna().all(axis=None)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_the_next_rate_is_tried_all_the_same(small_cub):
+    found = stages.head_rates(small_cub(), 0, {"gap": [1e20, 1.0]})
+    assert found["loss"].isna().tolist() == [True, False] == found["top1_cls"].isna().tolist()

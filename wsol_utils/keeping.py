@@ -1,0 +1,59 @@
+"""What results/reference keeps of a finished run: tables for every profile, pictures of the sample only."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from wsol_utils import datasets, experiments, models, reference, runs, stages
+
+SEED_TABLES = ("history", "channels", "features", "failures", "levels", "conventions", "protocols", "max_box_acc")
+EXAMPLE = 7  # the test image of birds that notebook 00 shows: any would do
+
+
+def keep_run(run: Path) -> None:
+    """Tables for every profile; pictures and bands for the sample only, as photographs are not ours to publish."""
+    profile, dataset = run.resolve().parts[-2:]
+    kept = reference.folder(profile, dataset)
+    kept.mkdir(parents=True, exist_ok=True)
+    pictures = ("fig2.png", "fig3.png", "fig4.png") if profile == "sample" else ()
+    for name in ("metrics.csv", "seeds.csv", "differences.csv", "table.csv", "table.md", *pictures):
+        shutil.copy(run / name, kept / name)
+    measured = pd.read_csv(run / "metrics.csv")
+    for name in SEED_TABLES:
+        tables = [run / f"seed{seed}" / f"{name}.csv" for seed in sorted(set(measured["seed"]))]
+        rows = [pd.read_csv(table) for table in tables if table.is_file()]  # nothing was trained: no history
+        if rows:
+            runs.write_csv(pd.concat(rows).round(4), kept / f"{name}.csv")
+    rates = run.with_name(f"{dataset}_validation") / "head_rates.csv"
+    if rates.is_file():
+        shutil.copy(rates, kept / rates.name)
+    if profile == "sample":
+        runs.write_csv(reference.bands(measured), kept / "bands.csv")
+    reference.write_readme()
+
+
+def keep_temperatures(usual: Path, others: list[Path]) -> None:
+    """WGAP at several temperatures of its softmax, side by side."""
+    rows = pd.concat([pd.read_csv(run / "seeds.csv") for run in (usual, *others)])
+    rows = rows[rows["pooling"] == "wgap"].sort_values("temperature", kind="stable")
+    runs.write_csv(rows, reference.folder("sample", "birds") / "temperatures.csv")
+
+
+def keep_example(run: Path) -> None:
+    """One test image, and what the network trained with WGAP makes of it: what notebook 00 explains the method on."""
+    config = experiments.configure("birds", "sample", results=str(run.parents[1]))
+    test = runs.split(config, runs.annotations(config), "test")
+    classes = int(test["label"].max()) + 1
+    model = models.load_into(stages.network(config, "wgap", classes, False), run / "seed0" / "wgap.safetensors").eval()
+    photographs = datasets.ImageDataset(test, config.root, datasets.test_transform(config.image_size))
+    image, label, truth = photographs[EXAMPLE]
+    with torch.inference_mode():
+        features = model(image[None]).features[0].half()
+    np.savez_compressed(
+        reference.folder("sample", "birds") / "example.npz",
+        image=datasets.denormalize(image), label=label, truth=truth.numpy(), features=features.numpy(),
+        class_weights=model.class_weights.detach().numpy(), bias=model.head.bias.detach().numpy(),
+    )  # fmt: skip

@@ -1,0 +1,203 @@
+"""The two stages that take a network: fine-tuning and prediction, in this process or in several.
+
+Only the notebooks, the runner and the command line use this module.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from wsol_utils import datasets, distributed, models, pooling, runs, training
+from wsol_utils.experiments import ROOT, Config, absolute, configure
+from wsol_utils.loading import Loader
+from wsol_utils.predictions import Predictions, made_from, predict
+from wsol_utils.profiles import PRETRAINING
+from wsol_utils.protocols import Protocol
+from wsol_utils.training import Recipe
+
+TRAINING_CODE = ("datasets", "transforms", "loading", "models", "pooling", "training")
+PREDICTION_CODE = ("datasets", "transforms", "loading", "models", "pooling", "cam", "predictions")
+
+
+def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str) -> list[dict[str, float]]:
+    """Fine-tune the network of one pooling and keep it, or keep it as it stands where there is no train split.
+
+    Args:
+        table: the annotations.
+        start: from `starting_weights`.
+
+    Returns:
+        The history, as of `training.fit`; empty where nothing was trained.
+    """
+    rows, path = runs.split(config, table, "train"), runs.checkpoint(config, seed, name)
+    torch.manual_seed(seed)
+    model = network(config, name, int(table["label"].max()) + 1, rows.empty, start)
+    if not rows.empty:
+        return finetune(config, model, rows, config.recipe(name), path, seed, start)
+    if distributed.rank() == 0:
+        models.save(model, path, {})
+    distributed.wait()
+    return []
+
+
+def predicted(
+    config: Config, table: pd.DataFrame, seed: int, name: str, own_head: bool, protocol: Protocol
+) -> Predictions:
+    """One network's pass over the test photographs: the one that is kept, or made and kept now.
+
+    Args:
+        table: the annotations.
+        own_head: whether the network stands as it is.
+        protocol: for the geometry of the images.
+    """
+    path = runs.prediction_file(config, seed, name, protocol)
+    trained = config.require(runs.checkpoint(config, seed, name), "02_finetune_wgap")
+    test = runs.split(config, table, "test")
+    weights = hashlib.sha256(trained.read_bytes()).hexdigest()
+    transform = runs.test_set(config, table, protocol).transform
+    identity = fingerprint(PREDICTION_CODE, test.to_csv(), weights, name, config.temperature, transform, config.decoder)
+    if made_from(path) == identity:
+        return Predictions.load(path)
+    if config.processes > 1 and not distributed.launched():
+        arguments = (config, table, seed, name, own_head, protocol)
+        distributed.launch(config.processes, runs.device(config), predicted, *arguments)
+        return Predictions.load(path)
+    model = models.load_into(network(config, name, int(table["label"].max()) + 1, own_head), trained)
+    return predict_test(config, model, table, protocol, path=path, identity=identity)
+
+
+def predict_test(
+    config: Config, model: torch.nn.Module, table: pd.DataFrame, protocol: Protocol, **keep: object
+) -> Predictions:
+    """One pass of a network over the test photographs in the geometry of a protocol.
+
+    Args:
+        keep: where to, as of `predictions.predict`.
+    """
+    photographs, sizes = runs.test_set(config, table, protocol), runs.split(config, table, "test")[["width", "height"]]
+    return predict(
+        model, photographs, sizes.to_numpy(), device=runs.device(config), workers=runs.workers(config),
+        decoder=config.decoder, **keep,
+    )  # fmt: skip
+
+
+def network(config: Config, name: str, classes: int, own_head: bool, weights: str | None = None) -> torch.nn.Module:
+    """The network of one pooling: with a new head, or as it stands where the data set has no train split.
+
+    Raises:
+        ValueError: if it should classify as it stands a data set whose classes are not ImageNet's.
+    """
+    if not own_head:
+        return models.build(config.backbone, classes, pooling.build(name, config.temperature), weights)
+    mapping = config.root / "LOC_synset_mapping.txt"
+    listed = mapping.read_text(encoding="utf-8").split("\n") if config.layout == "ilsvrc" else []
+    if sum(bool(line.strip()) for line in listed) != 1000:
+        raise ValueError(
+            f"{config.dataset} has no train split, and the network's own head knows ImageNet's 1000 classes alone: "
+            "give DATA_ROOT with a train split, or with all 1000 lines in LOC_synset_mapping.txt"
+        )
+    return models.build_as_it_stands(config.backbone, weights)
+
+
+def starting_weights(config: Config, seed: int) -> str:
+    """The weights that fine-tuning starts from: "imagenet", a safetensors file, or the sample's own.
+
+    The sample's small VGG is trained on `things` from scratch, once for each seed, as the paper's
+    VGG was on ILSVRC; its convolutions are kept in RESULTS/sample/things/seed<k>/backbone.safetensors.
+    """
+    if config.weights:
+        return config.weights if config.weights == "imagenet" else str(absolute(config.weights))
+    held_out = config.evaluate_on if config.dataset == "things" else "test"
+    things = configure(
+        "things", "sample", results=config.results, device=config.device, threads=config.threads, evaluate_on=held_out,
+        processes=config.processes,
+    )  # fmt: skip
+    folder = things.seed_folder(seed)
+    table = runs.split(things, datasets.read_ilsvrc(things.root), "train")
+    torch.manual_seed(seed)
+    model = network(things, "gap", table["label"].nunique(), own_head=False)
+    finetune(things, model, table, PRETRAINING, folder / "pretraining.safetensors", seed, "scratch")
+    if distributed.rank() == 0:
+        models.save_features(model, folder / "backbone.safetensors")
+    distributed.wait()
+    return str(folder / "backbone.safetensors")
+
+
+def finetune(
+    config: Config, model: torch.nn.Module, table: pd.DataFrame, recipe: Recipe, checkpoint: Path, seed: int, start: str
+) -> list[dict[str, float]]:
+    """`training.fit` on the rows of a table, with this run's geometry; the history.
+
+    Args:
+        start: the weights that the model began with: a safetensors file, or a word.
+    """
+    if config.processes > 1 and not distributed.launched():
+        arguments = (config, model, table, recipe, checkpoint, seed, start)
+        distributed.launch(config.processes, runs.device(config), finetune, *arguments)  # `fit` below finds it finished
+    transform = datasets.train_transform(config.resize_size, config.image_size, config.padding)
+    dataset = datasets.ImageDataset(table, config.root, transform, seed=seed)
+    memory = int(config.cache_gb * 1e9)
+    loader = Loader(dataset, runs.device(config), runs.workers(config), memory, config.decoder)
+    weights = hashlib.sha256(Path(start).read_bytes()).hexdigest() if Path(start).is_file() else start
+    sizes = [(config.root / path).stat().st_size for path in table["path"]]  # other pictures of the same names
+    rows = table[["image_id", "label"]].assign(size=sizes).to_csv()
+    identity = fingerprint(TRAINING_CODE, rows, weights, repr(transform), repr(model), config.decoder)
+    compiled = config.compiled and loader.device != "cpu"
+    return training.fit(
+        model, loader, recipe, checkpoint,
+        seed=seed, compiled=compiled, keep_every=config.checkpoint_steps, fingerprint=identity,
+    )  # fmt: skip
+
+
+def head_rates(config: Config, seed: int, rates: dict[str, Sequence[float]]) -> pd.DataFrame:
+    """Train each pooling with several rates of its head, judged by accuracy on a validation part of the train split.
+
+    No box's place is looked at, and no test image.
+
+    Args:
+        config: with `evaluate_on="validation"`.
+        rates: values of `head_multiplier` to try for each pooling.
+
+    Returns:
+        Columns pooling, head_multiplier, n_images, loss and top1_cls (percent) on the validation part; NaN where
+        the training diverged.
+
+    Raises:
+        ValueError: if the configuration would judge them on the test split.
+    """
+    if config.evaluate_on != "validation":
+        raise ValueError("rates of the head are chosen on a validation part: give evaluate_on='validation'")
+    table = datasets.READERS[config.layout](config.root)
+    train, n_images = runs.split(config, table, "train"), len(runs.split(config, table, "test"))
+    classes, start, rows = int(table["label"].max()) + 1, starting_weights(config, seed), []
+    for name, rate in ((name, rate) for name, values in rates.items() for rate in values):
+        tried = replace(config, head_multiplier={**config.head_multiplier, name: rate})
+        torch.manual_seed(seed)
+        model = network(tried, name, classes, False, start)
+        checkpoint = config.seed_folder(seed) / "head_rates" / f"{name}_{rate:g}.safetensors"
+        row = {"pooling": name, "head_multiplier": rate, "n_images": n_images}
+        with suppress(FloatingPointError):
+            finetune(tried, model, train, tried.recipe(name), checkpoint, seed, start)
+            found = predict_test(config, model, table, config.conventions)
+            logits, labels = torch.from_numpy(found.logits).float(), torch.from_numpy(found.label)
+            loss = torch.nn.functional.cross_entropy(logits, labels).item()
+            if np.isfinite(loss):  # logits of float16 are not, beyond 65504
+                row |= {"loss": loss, "top1_cls": 100 * float((found.predicted == found.label).mean())}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["pooling", "head_multiplier", "n_images", "loss", "top1_cls"])
+
+
+def fingerprint(code: Sequence[str], *parts: object) -> str:
+    """What tells one training or one pass from another: the modules that compute it, torch, and its inputs."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    for module in code:
+        digest.update((ROOT / "wsol_utils" / f"{module}.py").read_bytes())
+    for part in parts:
+        digest.update(repr(part).encode())
+    return digest.hexdigest()

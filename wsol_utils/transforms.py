@@ -1,0 +1,106 @@
+"""From a photograph to the network's input: a square resize, a crop, perhaps a flip, and ImageNet's normalisation.
+
+The resize belongs to a photograph and can be kept; crop, flip and normalisation are done a batch at a time, on the
+device where the network is. Boxes follow: half-open pixels, clamped to the crop, to no area if need be.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GREY = (124, 116, 104)  # ImageNet's mean as a pixel
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The geometry of the network's input.
+
+    Attributes:
+        frame: side that a photograph is resized to, pixels; its aspect is not kept.
+        size: side of the crop, the network's input.
+        padding: pixels of grey margin that the crop may reach into: small images shift, and keep their scale.
+        augmented: a random crop and flip; else the centre.
+    """
+
+    frame: int
+    size: int
+    padding: int = 0
+    augmented: bool = False
+
+    def resize(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """A photograph (3, h, w) uint8 and its boxes (n, 4) float32 -> the frame (3, F, F) and the boxes in it."""
+        height, width = image.shape[1:]
+        frame = functional.resize(image, [self.frame, self.frame], antialias=True)
+        return frame, boxes * torch.tensor([self.frame / width, self.frame / height] * 2)
+
+    def crop(self, key: Sequence[int]) -> tuple[int, int, bool]:
+        """Top and left of one image's crop, and whether it is flipped: a function of the key alone."""
+        room = self.frame + 2 * self.padding - self.size
+        if not self.augmented:
+            return round(room / 2), round(room / 2), False
+        state = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        top, left = (int(torch.randint(room + 1, (), generator=generator)) if room else 0 for _ in "yx")
+        return top, left, bool(torch.rand(1, generator=generator) < 0.5)
+
+    def finish(
+        self, frames: Tensor, boxes: Sequence[Tensor], crops: Sequence[tuple[int, int, bool]]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """A batch as the network sees it.
+
+        Args:
+            frames: (B, 3, F, F) uint8, on any device; the rest is computed there.
+            boxes: B of (n, 4), in the frames.
+            crops: B, from `crop`.
+
+        Returns:
+            (B, 3, S, S) float32, normalised; B of (n, 4) in them.
+        """
+        if self.padding:
+            frames = functional.pad(frames, [self.padding], fill=list(GREY))
+        side = self.size
+        views = [
+            frame[:, top : top + side, left : left + side] for frame, (top, left, _) in zip(frames, crops, strict=True)
+        ]
+        images = torch.stack(views)  # (B, 3, S, S)
+        flips = torch.tensor([flip for _, _, flip in crops])
+        if flips.any():
+            images = torch.where(flips.to(images.device)[:, None, None, None], images.flip(3), images)
+        images = functional.to_dtype(images, torch.float32, scale=True)
+        found = [self._follow(some, *crop) for some, crop in zip(boxes, crops, strict=True)]
+        return functional.normalize(images, list(IMAGENET_MEAN), list(IMAGENET_STD)), found
+
+    def _follow(self, boxes: Tensor, top: int, left: int, flip: bool) -> Tensor:
+        corner = torch.tensor([left, top, left, top], dtype=boxes.dtype) - self.padding
+        boxes = (boxes - corner).clamp(0, self.size)
+        return (
+            torch.stack([self.size - boxes[:, 2], boxes[:, 1], self.size - boxes[:, 0], boxes[:, 3]], 1)
+            if flip
+            else boxes
+        )
+
+
+def train_transform(resize: int = 256, crop: int = 224, padding: int = 0) -> Transform:
+    """Square resize, random crop and flip."""
+    return Transform(resize, crop, padding, augmented=True)
+
+
+def test_transform(size: int = 224, resize: int = 0) -> Transform:
+    """Square resize.
+
+    Args:
+        resize: of the frame whose centre is cropped to `size` (rethinkingCAM: 256); 0 to crop nothing.
+    """
+    return Transform(resize or size, size)
+
+
+def denormalize(images: Tensor | np.ndarray) -> np.ndarray:
+    """Normalised images (..., 3, H, W) -> uint8 (..., H, W, 3), to be plotted."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    images = (torch.as_tensor(images).detach().cpu().float() * std + mean).clamp(0, 1)
+    return (images * 255).round().to(torch.uint8).movedim(-3, -1).numpy()
