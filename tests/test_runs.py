@@ -1,10 +1,10 @@
 """What a run does with a configuration: splits, networks, hand-over files, and what counts as the same training."""
 
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from layouts_on_disk import cub
 from PIL import Image
 
 from wsol_utils import datasets, experiments, runs
@@ -170,6 +170,21 @@ def test_panels(tmp_path):
 
 
 # Splits and networks.
+
+
+def test_the_annotations_are_prepared_once(tmp_path, monkeypatch):
+    cub(tmp_path / "cub", train=1, test=1)
+    config = experiments.configure("cub", "light", data_root=str(tmp_path / "cub"), results=str(tmp_path / "results"))
+    first = runs.prepare(config)
+    assert (first["width"] > 0).all() and set(first["split"]) == {"train", "test"}  # each was opened
+    monkeypatch.setattr(datasets, "check", lambda *_: pytest.fail("opened again"))
+    pd.testing.assert_frame_equal(runs.prepare(config), first)
+    pd.testing.assert_frame_equal(runs.annotations(config), first)
+
+
+def test_poolings(config):
+    assert runs.poolings(config, table(4)) == ("gap", "wgap")
+    assert runs.poolings(config, table(4, "test")) == ("gap",)
 
 
 def test_device(monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from layouts_on_disk import cub, lines, weights_file
 from PIL import Image
 
-from wsol_utils import datasets, experiments, models, runs, stages, training
+from wsol_utils import datasets, distributed, experiments, models, runs, stages, training
 from wsol_utils.protocols import PROTOCOLS, to_input
 from wsol_utils.training import Recipe
 
@@ -166,6 +166,84 @@ def test_the_fingerprint_tells_the_code_apart(tmp_path, monkeypatch):
     assert stages.fingerprint(stages.TRAINING_CODE, "ab", "") != before
     (tmp_path / "wsol_utils" / "pooling.py").write_text("x = 2\n")
     assert stages.fingerprint(stages.TRAINING_CODE, "a", "b") != before
+
+
+# The stages, as notebooks 02 and 03 and the command line call them.
+
+
+@pytest.fixture
+def trained(small_cub):
+    """(configuration, annotations) after a step of fine-tuning with WGAP, judged on the test split."""
+    config = experiments.replace(small_cub(), evaluate_on="test", poolings=("wgap",))
+    table = runs.prepare(config)
+    history = stages.train(config, table, 0, "wgap", stages.starting_weights(config, 0))
+    assert [epoch["epoch"] for epoch in history] == [1]
+    return config, table
+
+
+def test_training_writes_the_network_and_is_not_done_twice(trained, monkeypatch):
+    config, table = trained
+    path = runs.checkpoint(config, 0, "wgap")
+    assert path == config.seed_folder(0) / "wgap.safetensors" and path.is_file()
+    monkeypatch.setattr(training._Run, "_epoch", lambda *_: pytest.fail("trained again"))
+    assert len(stages.train(config, table, 0, "wgap", config.weights)) == 1
+
+
+def test_a_network_that_stands_as_it_is_is_kept_untrained(tmp_path, monkeypatch):
+    config = experiments.configure("ilsvrc", "light", data_root=str(tmp_path), results=str(tmp_path / "results"))
+    own = models.build("small_vgg", 3, "gap")
+    monkeypatch.setattr(stages, "network", lambda config, name, classes, own_head, start: own if own_head else None)
+    assert stages.train(config, table(4, "test"), 0, "gap", "imagenet") == []
+    kept = models.load_into(models.build("small_vgg", 3, "gap"), runs.checkpoint(config, 0, "gap"))
+    assert torch.equal(kept.class_weights, own.class_weights)
+
+
+def test_a_pass_is_made_once_for_a_network_its_images_and_the_code(trained, monkeypatch, tmp_path):
+    config, table = trained
+    whole, cropped = PROTOCOLS["paper"], PROTOCOLS["rethinkingcam"]
+    passes = []
+    predict = stages.predict
+    monkeypatch.setattr(
+        stages, "predict", lambda *args, **keep: passes.append(keep["path"].name) or predict(*args, **keep)
+    )
+
+    def predicted(protocol=whole, rows=table, **values):
+        return stages.predicted(experiments.replace(config, **values), rows, 0, "wgap", False, protocol)
+
+    first = predicted()
+    again = predicted(processes=2)  # nothing to start processes for
+    assert passes == ["predictions_wgap.npz"]
+    np.testing.assert_array_equal(first.maps("absolute"), again.maps("absolute"))
+    predicted(cropped)
+    assert passes == ["predictions_wgap.npz", "predictions_wgap_cropped.npz"]
+    for change in (
+        lambda: predicted(rows=table.assign(label=1 - table["label"])),  # other maps
+        lambda: predicted(temperature=0.5),
+        lambda: predicted(decoder="torchvision"),
+        lambda: stages.train(experiments.replace(config, epochs=2), table, 0, "wgap", config.weights) and predicted(),
+        lambda: monkeypatch.setattr(torch, "__version__", "9.9.9") or predicted(),
+    ):
+        before = len(passes)
+        change()
+        assert len(passes) == before + 1
+
+
+def test_processes_are_started_where_there_is_something_to_do(trained, monkeypatch):
+    config, table = trained
+    launched = []
+
+    def launch(processes, device, function, *arguments):
+        launched.append((processes, device, function.__name__))
+        monkeypatch.setattr(distributed, "launched", lambda: True)
+        function(*arguments)  # as the processes would
+        monkeypatch.setattr(distributed, "launched", lambda: False)
+
+    monkeypatch.setattr(distributed, "launch", launch)
+    several = experiments.replace(config, processes=3)
+    found = stages.predicted(several, table, 0, "wgap", False, PROTOCOLS["paper"])
+    assert launched == [(3, "cpu", "predicted")] and len(found.label) == 4
+    stages.train(several, table, 1, "wgap", config.weights)
+    assert launched[1:] == [(3, "cpu", "finetune")] and runs.checkpoint(config, 1, "wgap").is_file()
 
 
 # The sample's own pre-training.
