@@ -1,12 +1,13 @@
 """Maps to boxes to metrics, on maps small enough to follow by hand."""
 
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 
-from wsol_utils import boxes, cam, evaluation, metrics, thresholds
+from wsol_utils import boxes, cam, evaluation, metrics, readings, thresholds
 from wsol_utils.predictions import Predictions
 from wsol_utils.protocols import PROTOCOLS, to_input
 
@@ -148,6 +149,40 @@ def test_chunks_do_not_matter(monkeypatch, chunk, protocol):
     for rule, (eta, box) in evaluation.localize(some, "absolute", protocol, rules).items():
         np.testing.assert_allclose(eta, found[rule][0])
         np.testing.assert_array_equal(box, found[rule][1])
+
+
+LOOKS = {  # at the maps of one kind
+    "iou_on_grid": lambda some: evaluation.iou_on_grid(some, "absolute", PAPER),
+    "iou_of_contours": lambda some: evaluation.iou_of_contours(some, "absolute", CHOE)[1],
+    "localize": lambda some: evaluation.localize(some, "absolute", PAPER, ["first_above_mean"])["first_above_mean"][1],
+    "scores": lambda some: np.array(list(evaluation.scores(some, "absolute", PAPER))),
+    "coverage": lambda some: evaluation.coverage(some, partial(some.maps, "absolute"), PAPER),
+    "of_channels": lambda some: readings.of_channels(some, PAPER).drop(columns="map").to_numpy(),
+    "of_levels": lambda some: levels(some).drop(columns="outcome").to_numpy(),
+}
+
+
+def levels(some):
+    chosen = np.full(20, 0.2), np.tile([0.1, 0.6], 10)
+    return readings.of_levels(some, "absolute", PAPER, chosen, (np.full(20, 0.3), np.full(20, 0.7)))
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_maps_are_read_a_chunk_at_a_time(monkeypatch, look):
+    some, five = rough(), [0, 1, 2, 0, 1]
+    kinds = np.array([*KINDS, "strongest_positive", "strongest_negative"])
+    some = replace(some, kinds=kinds, scaled_maps=some.scaled_maps[:, five], scales=some.scales[:, five])
+    at_once, read, maps = LOOKS[look](some), [], Predictions.maps
+
+    def watched(self, kind, rows=slice(None)):
+        found = maps(self, kind, rows)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(Predictions, "maps", watched)
+    monkeypatch.setattr(evaluation, "CHUNK", 7)
+    np.testing.assert_array_equal(LOOKS[look](some), at_once)
+    assert set(read) == {7, 6} and sum(read) % 20 == 0
 
 
 OVERLAP = np.array(
@@ -493,13 +528,13 @@ def inclusive_iou(a, b):
 def test_coverage_by_hand(image, true, expected):
     maps = np.array([image, [[0, 0, 0, 1], [0, 0, 0, 1]]], dtype=np.float32)
     two = predictions(maps, [true, [(3, 0, 4, 2)]], (2, 4))
-    found = evaluation.coverage(two, maps, PAPER)
+    found = evaluation.coverage(two, maps.__getitem__, PAPER)
     np.testing.assert_allclose(found, [expected, [1, 1, 2 / 8]])
 
 
 def test_coverage_is_taken_in_the_input_frame():
     one = predictions(ROW, [[(0, 0, 20, 10)]], (10, 40))  # the map has one row of four
-    found = evaluation.coverage(one, one.maps("signed"), replace(PAPER, resolution="map", levels=255))
+    found = evaluation.coverage(one, partial(one.maps, "signed"), replace(PAPER, resolution="map", levels=255))
     covered = np.count_nonzero(cam.upsample(one.maps("signed"), (10, 40))[0, 0] > 0.2)
     np.testing.assert_allclose(found, [[1, 20 / covered, 1 / 2]])
 

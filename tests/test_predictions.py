@@ -1,6 +1,12 @@
 """One pass over a split: what is kept equals the modules' own answers, image by image."""
 
 import math
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,8 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsol_utils import cam, datasets, models, pooling
-from wsol_utils.predictions import FEATURES, Predictions, _before_relu, kind, maps_of, predict
+from wsol_utils import archive, cam, datasets, models, pooling
+from wsol_utils.predictions import FEATURES, Predictions, _watched, kind, made_from, maps_of, predict
 
 BOXES = [  # of images of 40×20 pixels: none, one, three, one
     [],
@@ -24,7 +30,9 @@ GAP = pooling.build("gap")
 STRONGEST = ["strongest_positive", "strongest_negative"]
 OF_FEATURES = ["signed", "positive", "absolute", "weighted_signed", "weighted_positive", "weighted_absolute"]
 BEFORE_RELU = [f"unrectified_{name}" for name in ("signed", "positive", "absolute", "absolute_maps")]
-KINDS = [*OF_FEATURES, *BEFORE_RELU, *STRONGEST]
+OF_PREDICTED = ["predicted_signed", "predicted_positive", "predicted_absolute"]
+KINDS = [*OF_FEATURES[:3], *OF_PREDICTED, *OF_FEATURES[3:], *BEFORE_RELU, *STRONGEST]
+WITHOUT_RELU = [name for name in KINDS if name not in BEFORE_RELU]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,8 +66,8 @@ def found(model, split):
 
 def test_shapes_and_kinds(found):
     assert found.kinds.tolist() == KINDS
-    assert found.scaled_maps.shape == (4, 12, 4, 4) and found.scaled_maps.dtype == np.float16
-    assert found.scales.shape == (4, 12) and found.logits.shape == (4, 3)
+    assert found.scaled_maps.shape == (4, 15, 4, 4) and found.scaled_maps.dtype == np.float16
+    assert found.scales.shape == (4, 15) and found.logits.shape == (4, 3)
     assert np.abs(found.scaled_maps).max(axis=(2, 3)) == pytest.approx(1)  # divided by the largest magnitude
     assert found.image_id.tolist() == list("abcd")
     assert found.label.tolist() == LABELS
@@ -83,6 +91,31 @@ def test_maps_are_those_of_the_true_class(model, split, found, recombination, fe
         # float16 keeps 11 bits of each value, of a map whose largest magnitude is 1
         np.testing.assert_allclose(found.maps(name)[i], expected, rtol=0, atol=np.abs(expected).max() * 2**-11)
         assert found.maps(name).dtype == np.float32
+
+
+@pytest.mark.parametrize("recombination", cam.RECOMBINATIONS)
+def test_maps_of_the_predicted_class(model, split, found, recombination):
+    right = found.predicted == found.label
+    assert 0 < right.sum() < 4  # both are there
+    name = kind(recombination)
+    for i, guess in enumerate(found.predicted):
+        with torch.inference_mode():
+            features = model(split[i][0][None]).features
+            expected = cam.activation_map(features, model.class_weights[[guess]], recombination)[0].numpy()
+        ours = found.maps(f"predicted_{name}")[i]
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=np.abs(expected).max() * 2**-11)
+        assert np.array_equal(ours, found.maps(name)[i]) == right[i]
+
+
+def test_predicted_maps_by_hand():
+    features = torch.tensor([[[[1.0, 0.0]], [[3.0, 2.0]]], [[[1.0, 4.0]], [[0.0, 1.0]]]])
+    true, guess = torch.tensor([[1.0, 1.0], [2.0, -1.0]]), torch.tensor([[-2.0, 1.0], [2.0, -1.0]])
+    maps = maps_of(features, true, GAP, predicted=guess)
+    assert maps["signed"].tolist() == [[[4, 2]], [[2, 7]]]
+    assert maps["predicted_signed"].tolist() == [[[1, 2]], [[2, 7]]]
+    assert maps["predicted_positive"].tolist() == [[[3, 2]], [[2, 8]]]
+    assert maps["predicted_absolute"].tolist() == [[[5, 2]], [[2, 9]]]
+    assert list(maps) == WITHOUT_RELU
 
 
 def test_logits_and_classes(model, split, found):
@@ -195,6 +228,34 @@ def test_weighted_maps_are_made_of_what_wgap_pools():
         torch.testing.assert_close(means, (weights * pool(features)).sum(dim=1))
 
 
+def test_the_features_are_pooled_once(split, model):
+    class Counted(pooling.WeightedGlobalAveragePool):
+        calls = 0
+
+        def forward(self, features):
+            self.calls += 1
+            return super().forward(features)
+
+    network = models.Localizer(model.backbone, Counted(), model.head)
+    predict(network, split, SIZES, batch_size=2)
+    assert network.pool.calls == 2  # once for each batch, though the strongest channels need it too
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_memory_format_does_not_matter(memory_format):
+    torch.manual_seed(0)
+    features, before, weights = torch.rand(2, 5, 3, 4), torch.randn(2, 5, 3, 4), torch.randn(2, 5)
+    stacks = [stack.contiguous(memory_format=memory_format) for stack in (features, before)]
+    maps = maps_of(stacks[0], weights, pooling.build("wgap"), stacks[1], predicted=-weights)
+    weighted = softmax_weighted(features)
+    made_of = {"plain": features, "weighted": weighted, "unrectified": before, "predicted": features}
+    for name, stack in made_of.items():
+        for how in cam.RECOMBINATIONS:
+            expected = cam.activation_map(stack, -weights if name == "predicted" else weights, how)
+            torch.testing.assert_close(maps[kind(how, name)], expected)
+    torch.testing.assert_close(stacks, [features, before])  # they are left as they were
+
+
 def test_the_networks_own_temperature_counts(model, split):
     hot = models.Localizer(model.backbone, pooling.WeightedGlobalAveragePool(0.1), model.head)
     usual, other = predict(model, split, SIZES), predict(hot, split, SIZES)
@@ -220,6 +281,7 @@ def test_names():
     assert [kind(how) for how in cam.RECOMBINATIONS] == ["signed", "positive", "absolute", "absolute"]
     assert [kind(how, "weighted") for how in cam.RECOMBINATIONS] == [*OF_FEATURES[3:], "weighted_absolute"]
     assert [kind(how, "unrectified") for how in cam.RECOMBINATIONS] == BEFORE_RELU
+    assert [kind(how, "predicted") for how in cam.RECOMBINATIONS] == [*OF_PREDICTED, "predicted_absolute"]
 
 
 @pytest.mark.parametrize("inplace", [False, True])
@@ -238,6 +300,7 @@ def test_what_goes_into_the_last_relu(split, inplace):
     np.testing.assert_allclose(found.maps("unrectified_signed"), expected, atol=np.abs(expected).max() * 2**-10)
     np.testing.assert_array_equal(found.logits, logits.numpy().astype(np.float16))
     assert not network.backbone[-1]._forward_pre_hooks  # it is gone
+    assert network.backbone[-1].inplace is inplace  # as before
 
 
 @pytest.mark.parametrize(
@@ -247,7 +310,7 @@ def test_networks_with_a_last_relu(split, backbone, has_one):
     torch.manual_seed(0)
     network = models.build(backbone, 3, "wgap")
     found = predict(network, datasets.ImageDataset(table_of(1), split.root, split.transform), SIZES[:1])
-    assert found.kinds.tolist() == (KINDS if has_one else [*OF_FEATURES, *STRONGEST])
+    assert found.kinds.tolist() == (KINDS if has_one else WITHOUT_RELU)
     assert not any(layer._forward_pre_hooks for layer in network.modules())
     if has_one:
         assert not np.allclose(found.maps("unrectified_signed"), found.maps("signed"), rtol=0.01)
@@ -265,13 +328,14 @@ def test_squeezenets_features_are_the_relu_of_both_halves_together(build):
     torch.manual_seed(0)
     network = build("squeezenet1_1").eval()
     images = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode(), _before_relu(network.backbone) as seen:
+    with torch.inference_mode(), _watched(network) as (seen, _):
         features = network(images).features
     small, large = seen  # of the 1×1 and of the 3×3 convolution
     assert small.shape == large.shape == (2, 256, 3, 3) and features.shape == (2, 512, 3, 3)
     assert (small < 0).any() and (large < 0).any()
     assert torch.equal(torch.cat(seen, dim=1).relu(), features)
-    assert not any(layer._forward_pre_hooks for layer in network.modules())
+    assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in network.modules())
+    assert network.backbone[-1].expand1x1_activation.inplace and network.backbone[-1].expand3x3_activation.inplace
     with torch.inference_mode():
         assert torch.equal(network(images).features, features)
 
@@ -348,8 +412,13 @@ def test_save_and_load(found, tmp_path):
     found.save(path)
     assert [p.name for p in path.parent.iterdir()] == ["predictions_gap.npz"]
     again = Predictions.load(path)
-    for name in found.__dataclass_fields__:
-        kept, read = getattr(found, name), getattr(again, name)
+    assert_same(again, found)
+    assert isinstance(again.scaled_maps, np.memmap) and not isinstance(found.scaled_maps, np.memmap)
+
+
+def assert_same(some, other):
+    for name in other.__dataclass_fields__:
+        kept, read = np.asarray(getattr(other, name)), np.asarray(getattr(some, name))
         assert kept.dtype == read.dtype, name
         np.testing.assert_array_equal(read, kept, err_msg=name)
 
@@ -358,14 +427,128 @@ def test_an_interrupted_save_leaves_the_old_file(found, tmp_path, monkeypatch):
     path = tmp_path / "predictions_gap.npz"
     found.save(path)
 
-    def cut_off(file, **arrays):
+    def cut_off(file, *arguments, **options):
         file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(np, "savez", cut_off)
+    monkeypatch.setattr(archive.npy, "write_array", cut_off)
     with pytest.raises(KeyboardInterrupt):
         found.subset(np.array([0])).save(path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert Predictions.load(path).image_id.tolist() == list("abcd")
+
+
+@pytest.mark.parametrize("content", ["cut off", "text", "another archive"])
+def test_a_file_that_is_none(found, tmp_path, content):
+    path = tmp_path / "predictions_gap.npz"
+    found.save(path)
+    if content == "another archive":
+        np.savez(path, label=np.arange(3))
+    else:
+        path.write_bytes(b"no archive" if content == "text" else path.read_bytes()[:-100])
+    problem = "holds no predictions \\('box' is missing" if content == "another archive" else "is no whole .npz file"
+    with pytest.raises(ValueError, match=rf"predictions_gap\.npz {problem}.*: delete it and run again"):
+        Predictions.load(path)
+    assert made_from(path) == ""
+
+
+def test_no_file(tmp_path):
+    assert made_from(tmp_path / "nothing.npz") == made_from(tmp_path) == ""
+    with pytest.raises(FileNotFoundError, match=r"nothing\.npz"):
+        Predictions.load(tmp_path / "nothing.npz")
+
+
+# Written as it goes.
+
+
+def test_a_file_holds_what_memory_would(model, split, found, tmp_path):
+    path = tmp_path / "seed0" / "predictions.npz"
+    kept = predict(model, split, SIZES, batch_size=3, path=path, identity="weights a3f, images 7b1")
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert kept.identity == made_from(path) == "weights a3f, images 7b1" and found.identity == ""
+    assert isinstance(kept.scaled_maps, np.memmap) and not kept.scaled_maps.flags.writeable
+    assert found.scaled_maps.flags.writeable  # of their own
+    for some in (kept, Predictions.load(path)):
+        assert_same(replace(some, identity=""), found)
+    with np.load(path, allow_pickle=False) as arrays:  # any other program reads it
+        assert set(arrays) == set(found.__dataclass_fields__)
+        np.testing.assert_array_equal(arrays["scaled_maps"], found.scaled_maps)
+        assert arrays["identity"] == kept.identity and arrays["identity"].shape == ()
+
+
+def test_rows_of_maps(found):
+    for rows in (slice(1, 3), slice(3, 9), slice(0, 0)):
+        np.testing.assert_array_equal(found.maps("signed", rows), found.maps("signed")[rows])
+
+
+def test_a_pass_that_is_cut_off_leaves_the_old_file(model, split, tmp_path):
+    path = tmp_path / "predictions.npz"
+    predict(model, split, SIZES, path=path, identity="old")
+
+    class Second(nn.Module):  # stops at its second batch
+        backbone, pool, head, class_weights, batches = model.backbone, model.pool, model.head, model.class_weights, 0
+
+        def forward(self, images):
+            self.batches += 1
+            if self.batches == 2:
+                assert [p.name for p in tmp_path.iterdir()] != [path.name]  # the first one is on disk by now
+                raise KeyboardInterrupt
+            return model(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(Second(), split, SIZES, batch_size=1, path=path, identity="new")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name] and made_from(path) == "old"
+
+
+def test_an_empty_split(model, split, tmp_path):
+    nothing = datasets.ImageDataset(table_of(0), split.root, split.transform)
+    with pytest.raises(ValueError, match="there is no image to predict"):
+        predict(model, nothing, SIZES[:0], path=tmp_path / "predictions.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_decoder_is_the_loaders(model, split, found):
+    assert_same(predict(model, split, SIZES, batch_size=3, decoder="torchvision"), found)  # PNG: Pillow reads it
+    with pytest.raises(ValueError, match="unknown decoder 'opencv'"):
+        predict(model, split, SIZES, decoder="opencv")
+
+
+PEAK = """
+    import sys
+    from pathlib import Path
+    import numpy as np, pandas as pd, torch
+    from torch import nn
+    from wsol_utils import datasets, models, pooling
+    from wsol_utils.predictions import predict
+
+    class Generated(datasets.ImageDataset):
+        def frame(self, index):
+            return torch.full((3, 32, 32), index % 256, dtype=torch.uint8), self.true_boxes(index)
+
+    def peak(count):  # kB of this process so far
+        ids = [f"{i:05}" for i in range(count)]
+        table = pd.DataFrame({"image_id": ids, "path": ids, "label": 0, "boxes": [[(1.0, 2.0, 8.0, 9.0)]] * count})
+        images = Generated(table, ".", datasets.test_transform(32))
+        path = Path(sys.argv[1]) / f"{count}.npz"
+        found = predict(network, images, np.full((count, 2), 32), path=path, batch_size=50)
+        assert found.scaled_maps.shape == (count, 15, 32, 32), found.scaled_maps.shape
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+    torch.set_num_threads(1)
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    network = models.Localizer(backbone, pooling.build("gap"), nn.Linear(4, 3))
+    print(peak(200), peak(2000))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak of a process is read from Linux's /proc")
+def test_memory_is_flat_in_the_number_of_images(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(PEAK), str(tmp_path)]
+    root = Path(archive.__file__).parents[1]
+    output = subprocess.run(command, cwd=root, env={**os.environ, "TQDM_DISABLE": "1"}, check=True, capture_output=True)
+    few, many = (int(number) for number in output.stdout.split())
+    held = 1800 * 15 * 32 * 32 * 2 / 1024  # kB that the maps of the other images take, 55,296 of them
+    assert many - few < held / 2, (few, many)
 
 
 def test_a_map_takes_two_bytes_a_position(tmp_path):
@@ -378,7 +561,7 @@ def test_a_map_takes_two_bytes_a_position(tmp_path):
         image_size=np.zeros((n, 2), int),
     )  # fmt: skip
     many.save(tmp_path / "many.npz")
-    assert (tmp_path / "many.npz").stat().st_size / n == pytest.approx(2 * 169 * kinds + 144, abs=20)
+    assert (tmp_path / "many.npz").stat().st_size / n == pytest.approx((2 * 169 + 4) * kinds + 96, abs=20)
 
 
 def test_wgap_is_not_gap(split, model):

@@ -1,6 +1,6 @@
 """From maps to boxes to a row of metrics: the same few steps for every combination that is compared."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,11 +23,22 @@ def prepared(maps: np.ndarray, size: Sequence[int], protocol: Protocol) -> Itera
     Yields:
         (at most CHUNK, H', W'), whole numbers where the protocol has levels.
     """
-    for start in range(0, len(maps), CHUNK):
-        chunk = maps[start : start + CHUNK]
+    for rows in chunks(len(maps)):
+        chunk = maps[rows]
         if protocol.resolution == "input":
             chunk = cam.upsample(chunk, tuple(int(side) for side in size), protocol.interpolation)
         yield _graded(cam.normalize(chunk, protocol.normalization), protocol)
+
+
+def chunks(count: int) -> Iterator[slice]:
+    """Slices of at most CHUNK of that many images."""
+    return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
+
+
+def prepared_kind(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[np.ndarray]:
+    """`prepared` of the maps of one kind, which are read from their file a chunk at a time."""
+    for rows in chunks(len(predictions.image_id)):
+        yield from prepared(predictions.maps(kind, rows), predictions.size, protocol)
 
 
 def truth(predictions: Predictions, protocol: Protocol) -> list[np.ndarray]:
@@ -54,7 +65,7 @@ def iou_on_grid(predictions: Predictions, kind: str, protocol: Protocol) -> np.n
         (N, K).
     """
     true, overlap = truth(predictions, protocol), []
-    for chunk in prepared(predictions.maps(kind), predictions.size, protocol):
+    for chunk in prepared_kind(predictions, kind, protocol):
         found = boxes.largest_boxes(chunk, protocol.grid, protocol.component)  # (n, K, 4)
         some = true[len(overlap) : len(overlap) + len(found)]
         overlap += list(metrics.best_iou_on_grid(_as_scored(found, predictions, protocol), some, protocol.inclusive))
@@ -69,8 +80,7 @@ def iou_of_contours(predictions: Predictions, kind: str, protocol: Protocol) -> 
     """
     true = truth(predictions, protocol)
     largest, best = np.zeros((2, len(true), len(protocol.grid)))
-    chunks = prepared(predictions.maps(kind), predictions.size, protocol)
-    for i, image in enumerate(image for chunk in chunks for image in chunk):
+    for i, image in enumerate(image for chunk in prepared_kind(predictions, kind, protocol) for image in chunk):
         found = boxes.contour_boxes(image, protocol.grid)  # K arrays (M, 4), shared where masks are the same
         distinct = {id(array): array for array in found}
         first = np.cumsum([0, *map(len, distinct.values())])[:-1]
@@ -92,7 +102,7 @@ def localize(
     """
     chosen: dict[str, list] = {rule: [] for rule in rules}
     found: dict[str, list] = {rule: [] for rule in rules}
-    for chunk in prepared(predictions.maps(kind), predictions.size, replace(protocol, levels=0)):
+    for chunk in prepared_kind(predictions, kind, replace(protocol, levels=0)):
         graded = _graded(chunk, protocol)
         selected = thresholds.select_all(chunk, rules, protocol.candidates, protocol.boundary)
         if protocol.levels and "percentile" in rules:  # rethinkingCAM's own rule: int(0.35 · percentile) of levels
@@ -173,20 +183,21 @@ def rows(predictions: Predictions, found: dict[str, tuple[np.ndarray, np.ndarray
     return listed
 
 
-def coverage(predictions: Predictions, maps: np.ndarray, protocol: Protocol) -> np.ndarray:
+def coverage(predictions: Predictions, maps: Callable[[slice], np.ndarray], protocol: Protocol) -> np.ndarray:
     """How much of the true boxes maps cover above `thresholds.FIXED` of their maximum (Fig. 2, as a figure).
 
     Args:
         predictions: for the true boxes.
-        maps: (N, H, W), not negative.
+        maps: gives those of some rows, (n, H, W), not negative.
 
     Returns:
         (N, 3): the share of the boxes' area that is covered, the share of the covered area inside them, and the
         share of the image that they take: what a map covering all of it, or none in particular, would score.
     """
     true, listed = predictions.true_boxes(), []
-    for chunk in prepared(maps, predictions.size, replace(protocol, resolution="input", levels=0)):
-        for image in chunk:
+    protocol = replace(protocol, resolution="input", levels=0)
+    for rows in chunks(len(true)):
+        for image in (image for chunk in prepared(maps(rows), predictions.size, protocol) for image in chunk):
             inside = inside_boxes(true[len(listed)], image.shape)
             covered = image > thresholds.FIXED * image.max()
             both = np.count_nonzero(covered & inside)
@@ -215,7 +226,7 @@ def pixel_average_precision(
 
 def scores(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[np.ndarray]:
     """Maps (H, W) in [0, 1] in the network's input frame, one at a time; below 0 is below every threshold."""
-    for chunk in prepared(predictions.maps(kind), predictions.size, replace(protocol, resolution="input", levels=0)):
+    for chunk in prepared_kind(predictions, kind, replace(protocol, resolution="input", levels=0)):
         yield from chunk.clip(min=0)
 
 

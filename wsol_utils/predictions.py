@@ -1,44 +1,46 @@
 """One forward pass over a split: everything that the later stages need, in one file per network.
 
-A map takes H·W float16 numbers (338 bytes at 13×13); its scale is kept beside it, so nothing overflows.
+A map takes H·W float16 numbers (338 bytes at 13×13); its scale is kept beside it, so nothing overflows. The file is
+written while the network runs and read a part at a time: memory is flat in the number of images.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from wsol_utils import cam
-from wsol_utils.datasets import ImageDataset, collate
+from wsol_utils import archive, cam, distributed
+from wsol_utils.datasets import ImageDataset
+from wsol_utils.loading import QUIET, Batch, Loader
 
-QUIET = bool(os.environ.get("TQDM_DISABLE"))  # as in training
 FEATURES = ("plain", "weighted", "unrectified")  # P, S⊙P, and P before its ReLU: what a map is made of
+Arrays = dict[str, np.ndarray]
 PER_IMAGE = ("image_id", "label", "predicted", "logits", "scaled_maps", "scales", "image_size")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says about the N images of a split, for each image's ground-truth class.
+    """What a network says about the N images of a split: maps of each image's true class, and of the predicted one.
 
     Attributes:
         image_id: (N,) str.
         label: (N,) int64, the true class.
         predicted: (N,) int64, the class with the highest logit.
         logits: (N, K) float16.
-        kinds: (R,) str, which map is which: see `maps_of`.
+        kinds: (R,) str, which map is which: see `kind` and `maps_of`.
         scaled_maps: (N, R, H, W) float16, each map divided by its largest magnitude.
         scales: (N, R) float32, those magnitudes.
         box: (M, 4) float32, the true boxes in the network's input frame, half-open pixels.
         box_image: (M,) int64, the image that each box belongs to.
         size: (2,) int64, height and width of that frame.
         image_size: (N, 2) int64, width and height of the original images.
+        identity: what they were made from, in the words of whoever made them.
     """
 
     image_id: np.ndarray
@@ -52,9 +54,10 @@ class Predictions:
     box_image: np.ndarray
     size: np.ndarray
     image_size: np.ndarray
+    identity: str = ""
 
-    def maps(self, kind: str) -> np.ndarray:
-        """(N, H, W) raw maps of one kind, float32 or wider.
+    def maps(self, kind: str, rows: slice = slice(None)) -> np.ndarray:
+        """(n, H, W) raw maps of one kind, float32 or wider: of all images, or of some rows.
 
         Raises:
             ValueError: if the kind is unknown.
@@ -63,12 +66,12 @@ class Predictions:
             raise ValueError(f"these predictions hold no map {kind!r}; choose one of {', '.join(self.kinds)}")
         r = list(self.kinds).index(kind)
         wide = np.promote_types(np.float32, self.scaled_maps.dtype)
-        return self.scaled_maps[:, r].astype(wide) * self.scales[:, r, None, None]
+        return np.asarray(self.scaled_maps[rows, r], dtype=wide) * np.asarray(self.scales[rows, r, None, None])
 
     def true_boxes(self) -> list[np.ndarray]:
         """N arrays (n, 4) of the true boxes of each image."""
         first = np.searchsorted(self.box_image, np.arange(1, len(self.image_id)))
-        return np.split(self.box, first)
+        return np.split(np.asarray(self.box), first)
 
     def subset(self, images: np.ndarray) -> "Predictions":
         """The images of these indices, in this order."""
@@ -79,70 +82,127 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write a NumPy archive (.npz), under a temporary name first."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        with open(temporary, "wb") as file:
-            np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
-        temporary.replace(path)
+        with archive.Writer(path) as writer:
+            writer.put(**{field.name: np.asarray(getattr(self, field.name)) for field in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as archive:
-            return cls(**{field.name: archive[field.name] for field in fields(cls)})
+        """Read what `save` or `predict` wrote: arrays that are mapped, not loaded.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is cut off, or holds something else.
+        """
+        arrays = archive.read(path)
+        if missing := {field.name for field in fields(cls)} - {"identity"} - arrays.keys():
+            raise ValueError(f"{path} holds no predictions ({min(missing)!r} is missing): delete it and run again")
+        identity = str(arrays.get("identity", ""))
+        return cls(**{field.name: arrays.get(field.name) for field in fields(cls)} | {"identity": identity})
 
 
 def predict(
     model: nn.Module, dataset: ImageDataset, image_size: np.ndarray, *,
-    batch_size: int = 64, device: str = "cpu", workers: int = 0,
+    batch_size: int = 64, device: str = "cpu", workers: int = 0, decoder: str = "pillow",
+    path: Path | None = None, identity: str = "",
 ) -> Predictions:  # fmt: skip
-    """Run the network once over a split.
+    """Run the network once over a split, and write what it says batch by batch: memory is flat in the images.
+
+    Of several processes each takes every so many-th batch, and the first one writes them all, in their order.
 
     Args:
         model: a network of `models`, `forward(images)` gives logits and features.
         dataset: the split, with a transform that does not augment.
         image_size: (N, 2), width and height of its images.
+        workers, decoder: as `loading.Loader` has them.
+        path: the file to write, which the predictions are then mapped from; without one they come in memory.
+        identity: what they are made from, to be kept with them; see `made_from`.
 
     Raises:
         FloatingPointError: if features, weights or logits are not finite.
+        ValueError: if there is no image, or several processes have no path.
     """
+    if not len(dataset):
+        raise ValueError("there is no image to predict: the split is empty")
+    if path is None and distributed.size() > 1:
+        raise ValueError("several processes hand their predictions on by a file: give a path")
     model.to(device, memory_format=torch.channels_last).eval()
+    batches = [range(len(dataset))[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
+    computed = _computed(model, Loader(dataset, device, workers, decoder=decoder), batches)
+    with TemporaryDirectory() as folder:
+        file = path or Path(folder) / "predictions.npz"
+        with archive.Writer(file) if distributed.rank() == 0 else nullcontext() as writer:
+            for rows, whole in computed:
+                writer.append(**rows)
+                writer.put(**whole)
+            if writer:
+                writer.put(image_size=np.asarray(image_size), identity=np.array(identity))
+        distributed.wait()
+        found = Predictions.load(file)
+        if path:
+            return found
+        return replace(found, **{name: np.array(value) for name, value in vars(found).items() if name != "identity"})
+
+
+def made_from(path: Path) -> str:
+    """The identity of the predictions in a file; "" where there is no whole file, or it has none."""
+    try:
+        return str(archive.read(path).get("identity", ""))
+    except (OSError, ValueError):
+        return ""
+
+
+def _computed(model: nn.Module, loader: Loader, batches: Sequence[range]) -> Iterator[tuple[Arrays, Arrays]]:
+    """For the first process, of every batch in order: what grows with the images, and what does not."""
+    mine = batches[distributed.rank() :: distributed.size()]
+    own = (_of_batch(model, loader, *some) for some in zip(mine, loader.batches(mine), strict=True))
+    rounds = range(0, len(batches), distributed.size())
+    for _ in tqdm(rounds, desc="predict", unit="batch", disable=QUIET or distributed.rank() > 0):
+        yield from filter(None, distributed.gather(next(own, None)) or [])  # the last round may be short
+
+
+def _of_batch(model: nn.Module, loader: Loader, batch: range, loaded: Batch) -> tuple[Arrays, Arrays]:
+    images, labels, boxes = loaded
+    kinds, tensors = forward(model, images, labels)
+    if not tensors.pop("finite"):
+        raise FloatingPointError("features, class weights or logits are not finite: lower lr or head_multiplier")
+    rows = {name: tensor.cpu().numpy() for name, tensor in tensors.items()} | {
+        "image_id": loader.dataset.image_ids[batch.start : batch.stop],
+        "label": loader.dataset.labels[batch.start : batch.stop],
+        "box": torch.cat(boxes).numpy(),
+        "box_image": np.repeat(batch, [len(some) for some in boxes]),
+    }
+    return rows, {"kinds": np.array(kinds), "size": np.array(images.shape[2:])}
+
+
+@torch.inference_mode()
+def forward(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str], dict[str, Tensor]]:
+    """One batch (B, 3, H, W) with its labels (B,) through the network, on its device.
+
+    Returns:
+        The R names of the maps; and by the names of `Predictions` predicted (B,), logits (B, K) float16, scaled_maps
+        (B, R, H', W') float16 and scales (B, R), and whether all of it is finite.
+    """
     pool = getattr(model, "pool", lambda features: features.mean(dim=(2, 3)))  # what SqueezeNet's own head takes
-    loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate, pin_memory=device != "cpu")
-    parts: dict[str, list] = {name: [] for name in ("label", "logits", "scaled_maps", "scales", "box", "box_image")}
-    seen = 0
-    for images, labels, boxes in tqdm(loader, desc="predict", unit="batch", disable=QUIET):
-        with torch.inference_mode(), _before_relu(model.backbone) as seen_before:
-            logits, features = model(images.to(device, memory_format=torch.channels_last, non_blocking=True))
-            weights = model.class_weights.float()[labels.to(device)]  # (B, C)
-            unrectified = torch.cat(seen_before, dim=1) if seen_before else None
-            named = maps_of(features.float(), weights, pool, unrectified)
-            maps = torch.stack(list(named.values()), dim=1)  # (B, R, H, W)
-        scales = maps.abs().amax(dim=(2, 3))  # (B, R)
-        if not (scales.isfinite().all() and logits.isfinite().all()):
-            raise FloatingPointError("features, class weights or logits are not finite: lower lr or head_multiplier")
-        parts["label"].append(labels.clone())  # not the worker's shared memory, which is a file handle each
-        parts["logits"].append(logits.float().cpu())
-        parts["scaled_maps"].append((maps / scales.clamp(min=1e-30)[:, :, None, None]).half().cpu())
-        parts["scales"].append(scales.cpu())
-        parts["box"].append(torch.cat(boxes))
-        parts["box_image"] += [torch.full((len(b),), seen + i) for i, b in enumerate(boxes)]
-        seen += len(labels)
-        size = images.shape[2:]
-    whole = {name: torch.cat(tensors).numpy() for name, tensors in parts.items()}
-    return Predictions(
-        image_id=dataset.image_ids,
-        predicted=whole["logits"].argmax(axis=1),
-        kinds=np.array(list(named)),
-        size=np.array(size),
-        image_size=np.asarray(image_size),
-        **whole | {"logits": whole["logits"].astype(np.float16)},
-    )
+    with _watched(model) as (before, pooled):
+        logits, features = model(images)
+    logits, weights = logits.float(), model.class_weights.float()
+    predicted = logits.argmax(dim=1)
+    named = maps_of(
+        features.float(), weights[labels], pool, torch.cat(before, dim=1) if before else None,
+        predicted=weights[predicted], pooled=pooled[0] if pooled else None,
+    )  # fmt: skip
+    maps = torch.stack(list(named.values()), dim=1)  # (B, R, H', W')
+    scales = maps.abs().amax(dim=(2, 3))
+    scaled = (maps / scales.clamp(min=1e-30)[:, :, None, None]).half()
+    finite = scales.isfinite().all() & logits.isfinite().all()
+    found = {"predicted": predicted, "logits": logits.half(), "scaled_maps": scaled, "scales": scales, "finite": finite}
+    return list(named), found
 
 
 def maps_of(
-    features: Tensor, class_weights: Tensor, pool: Callable[[Tensor], Tensor], unrectified: Tensor | None = None
-) -> dict[str, Tensor]:
+    features: Tensor, class_weights: Tensor, pool: Callable[[Tensor], Tensor], unrectified: Tensor | None = None, *,
+    predicted: Tensor | None = None, pooled: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """All maps that the notebooks compare, and those of Fig. 2(a).
 
     Args:
@@ -150,6 +210,8 @@ def maps_of(
         class_weights: (B, C), of each image's class.
         pool: the network's own pooling; its temperature, if it has one, is that of the spatial softmax S.
         unrectified: (B, C, H, W), the features before the last ReLU, where the network has one there.
+        predicted: (B, C), the weights of the class that the network takes each image for.
+        pooled: (B, C), what `pool` makes of the features, where that is known already.
 
     Returns:
         Maps (B, H, W) by name: those that `kind` names, and "strongest_positive" and "strongest_negative",
@@ -157,51 +219,70 @@ def maps_of(
         times the pooled F_k.
     """
     image = torch.arange(len(features), device=features.device)
-    contribution = class_weights * pool(features)  # (B, C)
-    made_of = {"plain": features, "weighted": _softmax_weighted(features, getattr(pool, "temperature", 1.0))}
+    contribution = class_weights * (pool(features) if pooled is None else pooled.float())  # (B, C)
+    area = features.shape[2] * features.shape[3]  # S⊙P times H·W keeps P's scale
+    weighted = _softmax_weighted(features, getattr(pool, "temperature", 1.0))
+    classes = [class_weights] if predicted is None else [class_weights, predicted]
+    parts = dict(zip(("plain", "predicted"), _parts(features, *classes), strict=False))
+    (parts["weighted"],) = _parts(weighted, class_weights * area)
     if unrectified is not None:
-        made_of["unrectified"] = unrectified.float()
+        (parts["unrectified"],) = _parts(unrectified.float(), class_weights)
     maps = {}
-    for name, stack in made_of.items():
-        parts = cam.parts(stack, class_weights)
+    for name, (m_p, m_n) in parts.items():
         for recombination, combine in cam.RECOMBINATIONS.items():
-            maps.setdefault(kind(recombination, name), combine(*parts))
+            maps.setdefault(kind(recombination, name), combine(m_p, m_n))
     maps["strongest_positive"] = features[image, contribution.argmax(dim=1)]
     maps["strongest_negative"] = features[image, contribution.argmin(dim=1)]
     return maps
 
 
 def kind(recombination: str, features: str = "plain") -> str:
-    """The name of a map: of P, of S⊙P ("weighted") or of P before its ReLU ("unrectified").
+    """The name of a map of the true class: of P, of S⊙P ("weighted") or of P before its ReLU ("unrectified").
 
-    Of features that are not negative, both sides of Eq. 3 give the same map: it is kept once, as "absolute".
+    One of P for the class that the network predicts is named by "predicted". Of features that are not negative, both
+    sides of Eq. 3 give the same map: it is kept once, as "absolute".
     """
     if features != "unrectified" and recombination == "absolute_maps":
         recombination = "absolute"
     return recombination if features == "plain" else f"{features}_{recombination}"
 
 
+def _parts(stack: Tensor, *weights: Tensor) -> Tensor:
+    """`cam.parts` for G classes of each image in one product: (B, C, H, W), G of (B, C) -> (G, 2, B, H, W)."""
+    signs = torch.stack([part for of in weights for part in (of.clamp(min=0), of.clamp(max=0))], dim=1)  # (B, 2·G, C)
+    both = stack.permute(0, 2, 3, 1).flatten(1, 2) @ signs.transpose(1, 2)  # (B, H·W, C), a view, with (B, C, 2·G)
+    return both.permute(2, 0, 1).reshape(-1, 2, len(stack), *stack.shape[2:])
+
+
 def _softmax_weighted(features: Tensor, temperature: float) -> Tensor:
-    """S⊙P, the "weighted feature maps" of Sec. 4.1, times H·W so that they keep P's scale."""
-    weights = torch.softmax(features.flatten(2) / temperature, dim=2).view_as(features)
-    return features * weights * features.shape[2] * features.shape[3]
+    """S⊙P, the "weighted feature maps" of Sec. 4.1: (B, C, H, W) -> the same, channels last."""
+    flat = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H·W, C): as it lies in memory, channels last
+    weights = torch.softmax(flat if temperature == 1 else flat / temperature, dim=1)
+    return weights.mul_(flat).unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
 
 
 @contextmanager
-def _before_relu(backbone: nn.Module) -> Iterator[list[Tensor]]:
-    """What goes into the backbone's last ReLU while this lasts; stays empty where the last layer is none.
+def _watched(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """What goes into the backbone's last ReLU, and what the pooling gives, in the next pass.
 
-    SqueezeNet's last layer has two, side by side: their channels follow each other.
+    The first stays empty where the last layer is no ReLU. SqueezeNet's last layer has two, side by side: their
+    channels follow each other. The second stays empty where the network does not pool the features alone.
     """
-    seen: list[Tensor] = []
-    last = (list(backbone.children()) or [backbone])[-1]
+    before: list[Tensor] = []
+    pooled: list[Tensor] = []
+    last = (list(model.backbone.children()) or [model.backbone])[-1]
     halves = [getattr(last, name, None) for name in ("expand1x1_activation", "expand3x3_activation")]
     layers = [last] if isinstance(last, nn.ReLU) else [half for half in halves if half is not None]
-    hooks = [  # a copy, as the layer may work in place
-        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone())) for layer in layers
-    ]
+    in_place = [layer.inplace for layer in layers]
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0])) for layer in layers]
+    if hasattr(model, "pool"):
+        hooks.append(model.pool.register_forward_hook(lambda _, inputs, output: pooled.append(output)))
     try:
-        yield seen
+        for layer in layers:
+            layer.inplace = False  # so that what went in is still there, uncopied
+        yield before, pooled
     finally:
         for hook in hooks:
             hook.remove()
+        for layer, was in zip(layers, in_place, strict=True):
+            layer.inplace = was

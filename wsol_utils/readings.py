@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -84,12 +85,12 @@ def of_channels(predictions: Predictions, protocol: Protocol) -> pd.DataFrame:
         For the strongest channel of either sign, and for M_p and |M_n|, means over the images in percent: the share
         of the true boxes that is covered, the share of the covered area that lies in them, their share of the image.
     """
-    signed, positive = predictions.maps("signed"), predictions.maps("positive")
+    of = predictions.maps
     maps = {
-        "strongest positive channel": predictions.maps("strongest_positive"),
-        "strongest negative channel": predictions.maps("strongest_negative"),
-        "M_p, all positive channels": positive,
-        "|M_n|, all negative channels": np.abs(signed - positive),
+        "strongest positive channel": partial(of, "strongest_positive"),
+        "strongest negative channel": partial(of, "strongest_negative"),
+        "M_p, all positive channels": partial(of, "positive"),
+        "|M_n|, all negative channels": lambda rows: np.abs(of("signed", rows) - of("positive", rows)),
     }
     columns = ("box covered", "inside box", "box of image")
     rows = []
@@ -133,7 +134,7 @@ def of_levels(
     """
     levels = []
     true = predictions.true_boxes()
-    for chunk in evaluation.prepared(predictions.maps(name), predictions.size, replace(protocol, levels=0)):
+    for chunk in evaluation.prepared_kind(predictions, name, replace(protocol, levels=0)):
         for image in chunk:
             scale = np.tile([image.shape[1], image.shape[0]], 2) / np.tile(predictions.size[::-1], 2)
             inside = evaluation.inside_boxes(true[len(levels)] * scale, image.shape)
