@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsol_utils import archive, cam, datasets, models, pooling
+from wsol_utils import archive, cam, datasets, models, pooling, predictions
 from wsol_utils.predictions import FEATURES, Predictions, _watched, kind, made_from, maps_of, predict
 
 BOXES = [  # of images of 40×20 pixels: none, one, three, one
@@ -151,6 +151,20 @@ def test_boxes_follow_the_image_into_the_input_frame(found):
 def test_the_batch_size_does_not_matter(model, split, found, batch_size):
     other = predict(model, split, SIZES, batch_size=batch_size)
     for name in ("image_id", "label", "predicted", "box", "box_image", "size", "image_size", "kinds"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(found, name), err_msg=name)
+    for name in ("scales", "logits", "scaled_maps"):
+        np.testing.assert_allclose(getattr(other, name), getattr(found, name), rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("few", [1, 3])
+def test_a_cpu_takes_a_few_images_at_a_time(model, split, found, few, monkeypatch):
+    taken = []
+    hook = model.register_forward_pre_hook(lambda _, inputs: taken.append(len(inputs[0])))
+    monkeypatch.setattr(predictions, "FEW", few)
+    other = predict(model, split, SIZES)
+    hook.remove()
+    assert taken == {1: [1, 1, 1, 1], 3: [3, 1]}[few]
+    for name in ("image_id", "predicted", "box", "kinds"):
         np.testing.assert_array_equal(getattr(other, name), getattr(found, name), err_msg=name)
     for name in ("scales", "logits", "scaled_maps"):
         np.testing.assert_allclose(getattr(other, name), getattr(found, name), rtol=1e-3, atol=1e-3, err_msg=name)

@@ -20,6 +20,7 @@ from wsol_utils.datasets import ImageDataset
 from wsol_utils.loading import QUIET, Batch, Loader
 
 FEATURES = ("plain", "weighted", "unrectified")  # P, S⊙P, and P before its ReLU: what a map is made of
+FEW = 8  # images that a CPU takes at a time: their activations stay in its cache
 Arrays = dict[str, np.ndarray]
 PER_IMAGE = ("image_id", "label", "predicted", "logits", "scaled_maps", "scales", "image_size")
 
@@ -163,7 +164,7 @@ def _computed(model: nn.Module, loader: Loader, batches: Sequence[range]) -> Ite
 def _of_batch(model: nn.Module, loader: Loader, batch: range, loaded: Batch) -> tuple[Arrays, Arrays]:
     images, labels, boxes = loaded
     kinds, tensors = forward(model, images, labels)
-    if not tensors.pop("finite"):
+    if not tensors.pop("finite").all():
         raise FloatingPointError("features, class weights or logits are not finite: lower lr or head_multiplier")
     rows = {name: tensor.cpu().numpy() for name, tensor in tensors.items()} | {
         "image_id": loader.dataset.image_ids[batch.start : batch.stop],
@@ -176,12 +177,15 @@ def _of_batch(model: nn.Module, loader: Loader, batch: range, loaded: Batch) -> 
 
 @torch.inference_mode()
 def forward(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str], dict[str, Tensor]]:
-    """One batch (B, 3, H, W) with its labels (B,) through the network, on its device.
+    """One batch (B, 3, H, W) with its labels (B,) through the network, on its device; on a CPU a few images at a time.
 
     Returns:
         The R names of the maps; and by the names of `Predictions` predicted (B,), logits (B, K) float16, scaled_maps
-        (B, R, H', W') float16 and scales (B, R), and whether all of it is finite.
+        (B, R, H', W') float16 and scales (B, R), and whether they are "finite" (B,).
     """
+    if images.device.type == "cpu" and len(images) > FEW:
+        parts = [forward(model, *some) for some in zip(images.split(FEW), labels.split(FEW), strict=True)]
+        return parts[0][0], {name: torch.cat([found[name] for _, found in parts]) for name in parts[0][1]}
     pool = getattr(model, "pool", lambda features: features.mean(dim=(2, 3)))  # what SqueezeNet's own head takes
     with _watched(model) as (before, pooled):
         logits, features = model(images)
@@ -194,7 +198,7 @@ def forward(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str]
     maps = torch.stack(list(named.values()), dim=1)  # (B, R, H', W')
     scales = maps.abs().amax(dim=(2, 3))
     scaled = (maps / scales.clamp(min=1e-30)[:, :, None, None]).half()
-    finite = scales.isfinite().all() & logits.isfinite().all()
+    finite = scales.isfinite().all(dim=1) & logits.isfinite().all(dim=1)
     found = {"predicted": predicted, "logits": logits.half(), "scaled_maps": scaled, "scales": scales, "finite": finite}
     return list(named), found
 
@@ -268,8 +272,7 @@ def _watched(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     The first stays empty where the last layer is no ReLU. SqueezeNet's last layer has two, side by side: their
     channels follow each other. The second stays empty where the network does not pool the features alone.
     """
-    before: list[Tensor] = []
-    pooled: list[Tensor] = []
+    before, pooled = [], []
     last = (list(model.backbone.children()) or [model.backbone])[-1]
     halves = [getattr(last, name, None) for name in ("expand1x1_activation", "expand3x3_activation")]
     layers = [last] if isinstance(last, nn.ReLU) else [half for half in halves if half is not None]
