@@ -2,11 +2,12 @@
 # make test        the tests, and the notebooks as tests
 # make notebooks   executes the committed notebooks again, in place
 # make reference   measures again what results/reference/sample holds
+# make benchmarks  measures speed again: notebook 08 and results/reference/benchmarks.csv
 # make lab         JupyterLab
 
 PYTHON ?= python3
 RESULTS ?= results
-PARAMETERS := DATASET PROFILE DATA_ROOT WEIGHTS BACKBONE SEEDS POOLINGS TEMPERATURE RESULTS \
+PARAMETERS := DATASET PROFILE DATA_ROOT WEIGHTS BACKBONE SEEDS POOLINGS TEMPERATURE RESULTS PROCESSES \
 	PROTOCOL FEATURES NORMALIZATION RESOLUTION INTERPOLATION COMPONENT BOUNDARY CANDIDATES
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -14,7 +15,7 @@ INSTALLED := .venv/.installed
 # the tests and the notebooks show no progress bars: their outputs are compared
 export TQDM_DISABLE = 1
 
-.PHONY: reproduce test notebooks reference lab clean
+.PHONY: reproduce test notebooks reference benchmarks lab clean
 
 reproduce: $(INSTALLED)
 	@$(VENV_PYTHON) -m doit --file dodo.py run $(foreach name,$(PARAMETERS),$(name)="$($(name))")
@@ -28,6 +29,9 @@ notebooks: $(INSTALLED)
 
 reference: $(INSTALLED)
 	$(VENV_PYTHON) -m wsol_utils reference
+
+benchmarks: $(INSTALLED)
+	$(VENV_PYTHON) -m wsol_utils benchmarks
 
 lab: $(INSTALLED)
 	env -u TQDM_DISABLE $(VENV_PYTHON) -m jupyter lab --notebook-dir=.

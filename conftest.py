@@ -4,6 +4,8 @@ import os
 import shutil
 import tempfile
 
+collect_ignore_glob = ["notebooks/08_*.ipynb"]  # it measures speed for minutes; tests/test_benchmarks.py runs it small
+
 RESULTS = tempfile.mkdtemp(prefix="wsol-results-")
 
 # read by wsol_utils.experiments.results_root, in the kernels of nbval too

@@ -37,7 +37,7 @@ os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep: a busy machine is not slowed manifold
 
 NAMES = (
-    "profile", "data_root", "weights", "backbone", "seeds", "poolings", "temperature", "results",
+    "profile", "data_root", "weights", "backbone", "seeds", "poolings", "temperature", "results", "processes",
     "protocol", "features", "normalization", "resolution", "interpolation", "component", "boundary", "candidates",
 )  # fmt: skip
 GIVEN = {name: get_var(name.upper(), "") for name in NAMES}

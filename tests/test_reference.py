@@ -101,6 +101,7 @@ def test_the_readme_shows_the_reference_as_it_stands():
     readme = (reference.ROOT / "README.md").read_text(encoding="utf-8")
     assert f"<!-- results -->\n{reference.overview()}\n<!-- /results -->" in readme
     assert f"<!-- steps -->\n{reference.steps()}\n<!-- /steps -->" in readme
+    assert f"<!-- speed -->\n{reference.speed()}\n<!-- /speed -->" in readme and "OpenCV" in reference.speed()
 
 
 def test_a_step_with_and_without_an_interval(monkeypatch):

@@ -43,6 +43,17 @@ def notebooks() -> None:
             execute_in_place(path)
 
 
+@main.command()
+def benchmarks() -> None:
+    """Measure speed again: execute notebook 08 in place, and keep its record in results/reference."""
+    from wsol_utils import reference
+
+    os.environ["TQDM_DISABLE"] = "1"
+    execute_in_place(ROOT / "notebooks" / "08_benchmarks.ipynb")
+    shutil.copy(ROOT / "results" / "benchmarks.csv", ROOT / "results" / "reference" / "benchmarks.csv")
+    reference.write_readme()
+
+
 @main.command("reference")
 @click.option("--seeds", default=REFERENCE_SEEDS, show_default=True)
 @click.option("--poolings", default=REFERENCE_POOLINGS, show_default=True)

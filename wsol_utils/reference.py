@@ -127,10 +127,25 @@ def _change(found: pd.DataFrame, step: str, rest: dict[str, str]) -> str:
     return f"{row['difference']:+.1f}{interval}".replace("-", "−")
 
 
+def speed() -> str:
+    """The comparisons of notebook 08 that have a target, as Markdown; "not run" where there is no record."""
+    path = ROOT / "results" / "reference" / "benchmarks.csv"
+    if not path.is_file():
+        return "not run"
+    record = pd.read_csv(path)
+    rows = record[record["target"].notna()]
+    shown = {
+        "what": rows["topic"], "ours": rows["ours"], "beside": rows["peer"],
+        "ratio": rows["ratio"].map("{:.2f}".format),
+        "asked for": rows["target"].map("≥ {:.2f}".format),
+    }  # fmt: skip
+    return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True) + f"\n\n{record['machine'].iloc[0]}"
+
+
 def write_readme(path: Path = ROOT / "README.md") -> None:
-    """Put `overview` and `steps` between the README's markers."""
+    """Put `overview`, `steps` and `speed` between the README's markers."""
     text = path.read_text(encoding="utf-8")
-    for name, table in {"results": overview(), "steps": steps()}.items():
+    for name, table in {"results": overview(), "steps": steps(), "speed": speed()}.items():
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         _, _, after = rest.partition(f"<!-- /{name} -->")
         text = f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{after}"
