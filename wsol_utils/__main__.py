@@ -36,6 +36,7 @@ def render_sample(root: Path, seed: int) -> None:
 def notebooks() -> None:
     """Execute the committed notebooks again with their defaults, in place."""
     os.environ["TQDM_DISABLE"] = "1"
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in dodo.py
     with tempfile.TemporaryDirectory() as results:
         os.environ["WSOL_RESULTS"] = results  # so that no earlier run shows in an output
         for path in sorted((ROOT / "notebooks").glob("0[0-6]_*.ipynb")):

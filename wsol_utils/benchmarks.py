@@ -180,7 +180,10 @@ class Logits(nn.Module):
 
 
 def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable[[], object]]:
-    """One batch of 224 px through a network: the bare backbone, all our maps, one map by two other packages."""
+    """One batch of 224 px through a network: the bare backbone, all our maps, one map by two other packages.
+
+    On a CPU our maps are made for a few images at a time: the backbone also stands there on its own in that way.
+    """
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     from torchcam.methods import CAM
@@ -195,6 +198,11 @@ def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable
         with torch.inference_mode():
             network.backbone(images)
 
+    def few_at_a_time() -> None:
+        with torch.inference_mode():
+            for some in images.split(predictions.FEW):
+                network.backbone(some)
+
     def ours() -> None:
         predictions.forward(network, images, labels)
 
@@ -207,7 +215,10 @@ def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable
         with GradCAM(explained, [network.backbone[-1]]) as explain:
             explain(images, targets)
 
-    return {"all maps": ours, "bare backbone": bare, "torchcam CAM": torchcam, "pytorch-grad-cam GradCAM": gradcam}
+    ways = {"all maps": ours, "bare backbone": bare}
+    if device == "cpu" and batch > predictions.FEW:
+        ways[f"bare backbone, {predictions.FEW} images at a time"] = few_at_a_time
+    return ways | {"torchcam CAM": torchcam, "pytorch-grad-cam GradCAM": gradcam}
 
 
 def storage(found: predictions.Predictions) -> float:
