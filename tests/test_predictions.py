@@ -1,6 +1,5 @@
 """One pass over a split: what is kept equals the modules' own answers, image by image."""
 
-import math
 import os
 import subprocess
 import sys
@@ -15,8 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsol_utils import archive, cam, datasets, models, pooling, predictions
-from wsol_utils.predictions import FEATURES, Predictions, _watched, kind, made_from, maps_of, predict
+from wsol_utils import archive, cam, class_maps, datasets, models, pooling
+from wsol_utils.class_maps import FEATURES, kind
+from wsol_utils.predictions import Predictions, made_from, predict
 
 BOXES = [  # of images of 40×20 pixels: none, one, three, one
     [],
@@ -107,17 +107,6 @@ def test_maps_of_the_predicted_class(model, split, found, recombination):
         assert np.array_equal(ours, found.maps(name)[i]) == right[i]
 
 
-def test_predicted_maps_by_hand():
-    features = torch.tensor([[[[1.0, 0.0]], [[3.0, 2.0]]], [[[1.0, 4.0]], [[0.0, 1.0]]]])
-    true, guess = torch.tensor([[1.0, 1.0], [2.0, -1.0]]), torch.tensor([[-2.0, 1.0], [2.0, -1.0]])
-    maps = maps_of(features, true, GAP, predicted=guess)
-    assert maps["signed"].tolist() == [[[4, 2]], [[2, 7]]]
-    assert maps["predicted_signed"].tolist() == [[[1, 2]], [[2, 7]]]
-    assert maps["predicted_positive"].tolist() == [[[3, 2]], [[2, 8]]]
-    assert maps["predicted_absolute"].tolist() == [[[5, 2]], [[2, 9]]]
-    assert list(maps) == WITHOUT_RELU
-
-
 def test_logits_and_classes(model, split, found):
     with torch.inference_mode():
         logits = torch.cat([model(split[i][0][None]).logits for i in range(4)]).numpy()
@@ -160,7 +149,7 @@ def test_the_batch_size_does_not_matter(model, split, found, batch_size):
 def test_a_cpu_takes_a_few_images_at_a_time(model, split, found, few, monkeypatch):
     taken = []
     hook = model.register_forward_pre_hook(lambda _, inputs: taken.append(len(inputs[0])))
-    monkeypatch.setattr(predictions, "FEW", few)
+    monkeypatch.setattr(class_maps, "FEW", few)
     other = predict(model, split, SIZES)
     hook.remove()
     assert taken == {1: [1, 1, 1, 1], 3: [3, 1]}[few]
@@ -175,30 +164,6 @@ def test_the_network_is_not_trained_by_it(model, split):
     predict(model.train(), split, SIZES)
     assert not model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-
-
-def test_strongest_channels_by_hand():
-    features = torch.zeros(2, 4, 1, 2)
-    features[0, :, 0] = torch.tensor([[4.0, 0.0], [1.0, 1.0], [3.0, 3.0], [0.0, 8.0]])  # means 2, 1, 3, 4
-    features[1, :, 0] = torch.tensor([[1.0, 2.0], [5.0, 5.0], [0.0, 0.0], [7.0, 9.0]])
-    weights = torch.tensor([[1.0, 3.0, -1.0, -0.5], [-1.0, -9.0, -99.0, 0.1]])
-    # w · mean(F): 2, 3, -3, -2 and -1.5, -45, 0, 0.8: neither the largest weight nor the largest mean decides
-    maps = maps_of(features, weights, GAP)
-    assert list(maps) == [*OF_FEATURES, *STRONGEST]
-    assert maps["strongest_positive"].tolist() == [[[1, 1]], [[7, 9]]]
-    assert maps["strongest_negative"].tolist() == [[[3, 3]], [[5, 5]]]
-    assert maps["signed"][0].tolist() == [[4 + 3 - 3 - 0, 0 + 3 - 3 - 4]]
-    assert maps["absolute"][0].tolist() == [[10, 10]]
-    assert maps["positive"][0].tolist() == [[7, 3]]
-    # Weighted by its own softmax a peak counts nearly in full, 4 · 0.982 and 8 · 0.9997: 3.93, 3, -3, -4.00 in the
-    # first image; the second stays. Division by the area changes no order, and a temperature of 100 is nearly the mean.
-    for pool in (pooling.build("wgap"), pooling.build("wgap_sum"), pooling.build("tap")):
-        peaked = maps_of(features, weights, pool)
-        assert peaked["strongest_positive"].tolist() == [[[4, 0]], [[7, 9]]]
-        assert peaked["strongest_negative"].tolist() == [[[0, 8]], [[5, 5]]]
-        torch.testing.assert_close(peaked["signed"], maps["signed"])
-    even = maps_of(features, weights, pooling.build("wgap", 100.0))
-    assert all(torch.equal(even[name], maps[name]) for name in STRONGEST)
 
 
 @pytest.mark.parametrize("name", ["gap", "wgap", "wgap_sum", "tap"])
@@ -219,29 +184,6 @@ def test_the_strongest_channel_is_that_of_the_networks_own_score(model, split, n
 # What a map is made of.
 
 
-def test_softmax_weighted_maps_by_hand():
-    # exp of the first channel: 1, 1, 1, 3, so S is 1/6, 1/6, 1/6, 1/2; times H·W, 2/3 and 2. The second is constant.
-    features = torch.tensor([[[[0.0, 0.0], [0.0, math.log(3)]], [[5.0, 5.0], [5.0, 5.0]]]])
-    maps, hot = maps_of(features, torch.tensor([[1.0, -2.0]]), GAP), 2 * math.log(3)
-    expected = {"weighted_signed": [[-10, -10], [-10, hot - 10]], "weighted_positive": [[0, 0], [0, hot]],
-                "weighted_absolute": [[10, 10], [10, 10 + hot]]}  # fmt: skip
-    for name, answer in expected.items():
-        torch.testing.assert_close(maps[name], torch.tensor([answer], dtype=torch.float32))
-    # at a temperature of 1/2: exp of twice that is 9, so S is 9 / 12, times 4
-    cooler = maps_of(features, torch.tensor([[1.0, -2.0]]), pooling.build("wgap", 0.5))
-    assert cooler["weighted_positive"][0, 1, 1].item() == pytest.approx(3 * math.log(3))
-    torch.testing.assert_close(cooler["signed"], maps["signed"])
-
-
-def test_weighted_maps_are_made_of_what_wgap_pools():
-    """Their mean over the positions is the logit of the sum form, without the bias."""
-    features, weights = torch.rand(2, 5, 3, 4), torch.randn(2, 5)
-    for temperature in (1.0, 0.3):
-        pool = pooling.build("wgap_sum", temperature)
-        means = maps_of(features, weights, pool)["weighted_signed"].mean(dim=(1, 2))
-        torch.testing.assert_close(means, (weights * pool(features)).sum(dim=1))
-
-
 def test_the_features_are_pooled_once(split, model):
     class Counted(pooling.WeightedGlobalAveragePool):
         calls = 0
@@ -255,47 +197,11 @@ def test_the_features_are_pooled_once(split, model):
     assert network.pool.calls == 2  # once for each batch, though the strongest channels need it too
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_the_memory_format_does_not_matter(memory_format):
-    torch.manual_seed(0)
-    features, before, weights = torch.rand(2, 5, 3, 4), torch.randn(2, 5, 3, 4), torch.randn(2, 5)
-    stacks = [stack.contiguous(memory_format=memory_format) for stack in (features, before)]
-    maps = maps_of(stacks[0], weights, pooling.build("wgap"), stacks[1], predicted=-weights)
-    weighted = softmax_weighted(features)
-    made_of = {"plain": features, "weighted": weighted, "unrectified": before, "predicted": features}
-    for name, stack in made_of.items():
-        for how in cam.RECOMBINATIONS:
-            expected = cam.activation_map(stack, -weights if name == "predicted" else weights, how)
-            torch.testing.assert_close(maps[kind(how, name)], expected)
-    torch.testing.assert_close(stacks, [features, before])  # they are left as they were
-
-
 def test_the_networks_own_temperature_counts(model, split):
     hot = models.Localizer(model.backbone, pooling.WeightedGlobalAveragePool(0.1), model.head)
     usual, other = predict(model, split, SIZES), predict(hot, split, SIZES)
     np.testing.assert_array_equal(other.maps("signed"), usual.maps("signed"))
     assert not np.allclose(other.maps("weighted_signed"), usual.maps("weighted_signed"), rtol=0.01)
-
-
-def test_unrectified_maps_by_hand():
-    before = torch.tensor([[[[1.0, -2.0]], [[3.0, -1.0]], [[-2.0, 1.0]]]])
-    maps = maps_of(before.relu(), torch.tensor([[2.0, -1.0, -2.0]]), GAP, before)
-    # M_p = [2, -4], M_n = -[3, -1] - 2 · [-2, 1] = [1, -1]; after the ReLU M_p = [2, 0], M_n = [-3, -2]
-    expected = {"signed": [-1, -2], "absolute": [5, 2], "unrectified_signed": [3, -5], "unrectified_positive": [2, -4],
-                "unrectified_absolute": [1, -3], "unrectified_absolute_maps": [3, -3]}  # fmt: skip
-    assert {name: maps[name][0, 0].tolist() for name in expected} == expected
-
-
-def test_absolute_is_the_sum_of_the_absolute_weights_whatever_the_features():
-    features, weights = torch.randn(2, 5, 3, 4), torch.randn(2, 5)  # of a network that ends without a ReLU
-    torch.testing.assert_close(maps_of(features, weights, GAP)["absolute"], cam.activation_map(features, weights))
-
-
-def test_names():
-    assert [kind(how) for how in cam.RECOMBINATIONS] == ["signed", "positive", "absolute", "absolute"]
-    assert [kind(how, "weighted") for how in cam.RECOMBINATIONS] == [*OF_FEATURES[3:], "weighted_absolute"]
-    assert [kind(how, "unrectified") for how in cam.RECOMBINATIONS] == BEFORE_RELU
-    assert [kind(how, "predicted") for how in cam.RECOMBINATIONS] == [*OF_PREDICTED, "predicted_absolute"]
 
 
 @pytest.mark.parametrize("inplace", [False, True])
@@ -333,25 +239,6 @@ def test_networks_with_a_last_relu(split, backbone, has_one):
             ValueError, match=r"no map 'unrectified_signed'; choose one of signed, .*strongest_negative"
         ):
             found.maps("unrectified_signed")
-
-
-@pytest.mark.parametrize(
-    "build", [lambda name: models.build(name, 3, "gap"), models.build_as_it_stands], ids=["a new head", "its own head"]
-)
-def test_squeezenets_features_are_the_relu_of_both_halves_together(build):
-    torch.manual_seed(0)
-    network = build("squeezenet1_1").eval()
-    images = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode(), _watched(network) as (seen, _):
-        features = network(images).features
-    small, large = seen  # of the 1×1 and of the 3×3 convolution
-    assert small.shape == large.shape == (2, 256, 3, 3) and features.shape == (2, 512, 3, 3)
-    assert (small < 0).any() and (large < 0).any()
-    assert torch.equal(torch.cat(seen, dim=1).relu(), features)
-    assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in network.modules())
-    assert network.backbone[-1].expand1x1_activation.inplace and network.backbone[-1].expand3x3_activation.inplace
-    with torch.inference_mode():
-        assert torch.equal(network(images).features, features)
 
 
 def test_squeezenets_unrectified_maps(split):

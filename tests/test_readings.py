@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from wsol_utils import boxes, pooling, readings, thresholds
-from wsol_utils.predictions import Predictions, kind, maps_of
+from wsol_utils.class_maps import kind, maps_of
+from wsol_utils.predictions import Predictions
 from wsol_utils.protocols import PROTOCOLS
 
 PAPER = PROTOCOLS["paper"]

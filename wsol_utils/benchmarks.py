@@ -21,7 +21,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from wsol_utils import boxes, cam, models, predictions, thresholds
+from wsol_utils import boxes, cam, class_maps, models, predictions, thresholds
 
 EIGHT = np.ones((3, 3), np.uint8)
 
@@ -200,11 +200,11 @@ def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable
 
     def few_at_a_time() -> None:
         with torch.inference_mode():
-            for some in images.split(predictions.FEW):
+            for some in images.split(class_maps.FEW):
                 network.backbone(some)
 
     def ours() -> None:
-        predictions.forward(network, images, labels)
+        class_maps.forward(network, images, labels)
 
     def torchcam() -> None:
         with CAM(explained, "network.backbone", "network.head") as explain, torch.inference_mode():
@@ -216,8 +216,8 @@ def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable
             explain(images, targets)
 
     ways = {"all maps": ours, "bare backbone": bare}
-    if device == "cpu" and batch > predictions.FEW:
-        ways[f"bare backbone, {predictions.FEW} images at a time"] = few_at_a_time
+    if device == "cpu" and batch > class_maps.FEW:
+        ways[f"bare backbone, {class_maps.FEW} images at a time"] = few_at_a_time
     return ways | {"torchcam CAM": torchcam, "pytorch-grad-cam GradCAM": gradcam}
 
 

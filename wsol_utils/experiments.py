@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from wsol_utils import boxes, cam, datasets, loading, models, pooling, protocols, thresholds
-from wsol_utils.predictions import FEATURES
+from wsol_utils.class_maps import FEATURES
 from wsol_utils.profiles import DATASETS, PROFILES
 from wsol_utils.protocols import Protocol
 from wsol_utils.training import Recipe

@@ -22,7 +22,7 @@ from wsol_utils.protocols import Protocol
 from wsol_utils.training import Recipe
 
 TRAINING_CODE = ("datasets", "transforms", "loading", "models", "pooling", "training")
-PREDICTION_CODE = ("datasets", "transforms", "loading", "models", "pooling", "cam", "predictions")
+PREDICTION_CODE = ("datasets", "transforms", "loading", "models", "pooling", "cam", "class_maps", "predictions")
 
 
 def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str) -> list[dict[str, float]]:

@@ -122,24 +122,27 @@ def hot_spots(backbone: str, batch: int, device: str = "cpu", rows: int = 6) -> 
     return (100 * times / times.sum()).nlargest(rows).rename("share, %")
 
 
-def peak_memory(images: int, side: int = 32, classes: int = 200) -> float:
-    """Megabytes that a new process holds at most while it predicts so many generated images of 32 px."""
+def peak_memory(images: int) -> dict[str, float]:
+    """What a new process holds at most while it predicts so many generated images of 96 px, and what it writes."""
     code = f"""if True:
-        import resource, sys, tempfile
+        import tempfile
         from pathlib import Path
         import numpy as np
         import torch
         from wsol_utils import datasets, models, predictions, throughput
         torch.manual_seed(0)
-        model = models.build("small_vgg", {classes}, "wgap")
-        dataset = throughput.Generated({images}, datasets.test_transform({side}))
+        model = models.build("small_vgg", 200, "wgap")
+        dataset = throughput.Generated({images}, datasets.test_transform(96))
         with tempfile.TemporaryDirectory() as folder:
-            sizes = np.full(({images}, 2), {side})
-            predictions.predict(model, dataset, sizes, path=Path(folder) / "predictions.npz")
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"""
+            path = Path(folder) / "predictions.npz"
+            predictions.predict(model, dataset, np.full(({images}, 2), 96), path=path)
+            status = Path("/proc/self/status").read_text()  # getrusage would tell the parent's peak
+            print(status.split("VmHWM:")[1].split()[0] + "000", path.stat().st_size)"""
     command = [sys.executable, "-c", code]
     environment = os.environ | {"TQDM_DISABLE": "1"}
-    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+    said = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    held, written = (int(size) / 1e6 for size in said.split())
+    return {"images": images, "held at most, MB": held, "written, MB": written}
 
 
 def plan(rates: dict[str, float], decoding: float, epochs: int = 10) -> pd.DataFrame:
