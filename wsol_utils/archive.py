@@ -119,7 +119,5 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, data: np.ndarray) ->
         shape, fortran, dtype = readers[npy.read_magic(file)](file)
         name, extra = struct.unpack_from("<HH", data, info.header_offset + 26)  # the local header's own lengths
         first = info.header_offset + 30 + name + extra + file.tell()
-    if dtype.hasobject:
-        raise ValueError(f"{info.filename} holds Python objects")
     last = first + dtype.itemsize * math.prod(shape)
     return data[first:last].view(dtype).reshape(shape, order="F" if fortran else "C")
