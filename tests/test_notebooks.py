@@ -193,7 +193,7 @@ def test_an_output_that_is_not_compared_says_why(path):
         assert set(tags(cell)) <= {"parameters", IGNORED}, "another tag might silence a comparison too"
 
 
-@each_notebook
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_configuration_cell_can_be_run_again(path):
     """It takes every variable that has the name of a value of `Config`, so no later cell may assign one."""
     cells, names = code_cells(path), {field.name for field in fields(Config)}
