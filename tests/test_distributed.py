@@ -53,7 +53,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(sixteen, tmp_path):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env={**os.environ, "TQDM_DISABLE": "1"})
         assert process.stdout.readline() == b"started\n"
         try:
-            process.wait(moments.uniform(0.1, 0.5) + 0.3 * kills)  # longer and longer, so that it ends
+            process.wait(0.05 + kills * moments.uniform(0.1, 0.4))  # longer and longer, so that it ends
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             kills += 1
