@@ -201,7 +201,7 @@ def test_a_network_that_stands_as_it_is_is_kept_untrained(tmp_path, monkeypatch)
 def test_a_pass_is_made_once_for_a_network_its_images_and_the_code(trained, monkeypatch, tmp_path):
     config, table = trained
     whole, cropped = PROTOCOLS["paper"], PROTOCOLS["rethinkingcam"]
-    passes = []
+    passes, picture = [], config.root / table.loc[table["split"] == "test", "path"].iloc[0]
     predict = stages.predict
     monkeypatch.setattr(
         stages, "predict", lambda *args, **keep: passes.append(keep["path"].name) or predict(*args, **keep)
@@ -220,6 +220,7 @@ def test_a_pass_is_made_once_for_a_network_its_images_and_the_code(trained, monk
         lambda: predicted(rows=table.assign(label=1 - table["label"])),  # other maps
         lambda: predicted(temperature=0.5),
         lambda: predicted(decoder="torchvision"),
+        lambda: Image.new("RGB", (40, 30)).save(picture) or predicted(),  # another picture of the same name
         lambda: stages.train(experiments.replace(config, epochs=2), table, 0, "wgap", config.weights) and predicted(),
         lambda: monkeypatch.setattr(torch, "__version__", "9.9.9") or predicted(),
     ):
@@ -244,6 +245,7 @@ def test_processes_are_started_where_there_is_something_to_do(trained, monkeypat
     assert launched == [(3, "cpu", "predicted")] and len(found.label) == 4
     stages.train(several, table, 1, "wgap", config.weights)
     assert launched[1:] == [(3, "cpu", "finetune")] and runs.checkpoint(config, 1, "wgap").is_file()
+    assert len(stages.train(several, table, 1, "wgap", config.weights)) == 1 and len(launched) == 2  # finished already
 
 
 # The sample's own pre-training.

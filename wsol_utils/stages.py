@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from wsol_utils import datasets, distributed, models, pooling, runs, training
+from wsol_utils import checkpoints, datasets, distributed, models, pooling, runs, training
 from wsol_utils.experiments import ROOT, Config, absolute, configure
 from wsol_utils.loading import Loader
 from wsol_utils.predictions import Predictions, made_from, predict
@@ -61,7 +61,8 @@ def predicted(
     test = runs.split(config, table, "test")
     weights = hashlib.sha256(trained.read_bytes()).hexdigest()
     transform = runs.test_set(config, table, protocol).transform
-    identity = fingerprint(PREDICTION_CODE, test.to_csv(), weights, name, config.temperature, transform, config.decoder)
+    rows = _with_sizes(config, test)
+    identity = fingerprint(PREDICTION_CODE, rows, weights, name, config.temperature, transform, config.decoder)
     if made_from(path) == identity:
         return Predictions.load(path)
     if config.processes > 1 and not distributed.launched():
@@ -137,22 +138,28 @@ def finetune(
     Args:
         start: the weights that the model began with: a safetensors file, or a word.
     """
-    if config.processes > 1 and not distributed.launched():
-        arguments = (config, model, table, recipe, checkpoint, seed, start)
-        distributed.launch(config.processes, runs.device(config), finetune, *arguments)  # `fit` below finds it finished
     transform = datasets.train_transform(config.resize_size, config.image_size, config.padding)
     dataset = datasets.ImageDataset(table, config.root, transform, seed=seed)
     memory = int(config.cache_gb * 1e9)
     loader = Loader(dataset, runs.device(config), runs.workers(config), memory, config.decoder)
     weights = hashlib.sha256(Path(start).read_bytes()).hexdigest() if Path(start).is_file() else start
-    sizes = [(config.root / path).stat().st_size for path in table["path"]]  # other pictures of the same names
-    rows = table[["image_id", "label"]].assign(size=sizes).to_csv()
-    identity = fingerprint(TRAINING_CODE, rows, weights, repr(transform), repr(model), config.decoder)
+    rows = _with_sizes(config, table[["image_id", "label", "path"]])
+    made_of = fingerprint(TRAINING_CODE, rows, weights, repr(transform), repr(model), config.decoder)
+    if config.processes > 1 and not distributed.launched():
+        identity = training.identity_of(recipe, seed, made_of)
+        if checkpoints.finished(checkpoint, identity, model) is None:  # else `fit` finds it so
+            arguments = (config, model, table, recipe, checkpoint, seed, start)
+            distributed.launch(config.processes, runs.device(config), finetune, *arguments)
     compiled = config.compiled and loader.device != "cpu"
     return training.fit(
         model, loader, recipe, checkpoint,
-        seed=seed, compiled=compiled, keep_every=config.checkpoint_steps, fingerprint=identity,
+        seed=seed, compiled=compiled, keep_every=config.checkpoint_steps, fingerprint=made_of,
     )  # fmt: skip
+
+
+def _with_sizes(config: Config, rows: pd.DataFrame) -> str:
+    """Rows of a table and the sizes of their files, as text: other pictures of the same names make another."""
+    return rows.assign(size=[(config.root / path).stat().st_size for path in rows["path"]]).to_csv()
 
 
 def head_rates(config: Config, seed: int, rates: dict[str, Sequence[float]]) -> pd.DataFrame:

@@ -87,8 +87,7 @@ def fit(
         raise ValueError(f"batch_size {recipe.batch_size} is larger than the train split of {images} images")
     if recipe.batch_size < processes:
         raise ValueError(f"batch_size {recipe.batch_size} is less than an image for each of {processes} processes")
-    identity = json.dumps({**asdict(recipe), "seed": seed, "fingerprint": fingerprint}, sort_keys=True)
-    identity = hashlib.sha256(identity.encode()).hexdigest()
+    identity = identity_of(recipe, seed, fingerprint)
     model.to(loader.device, memory_format=torch.channels_last)  # a quarter faster on CPUs, more on GPUs
     history = checkpoints.finished(checkpoint, identity, model)
     if history is None:
@@ -99,6 +98,12 @@ def fit(
             run.resume.unlink(missing_ok=True)
     distributed.wait()  # nobody goes on before it is written
     return history
+
+
+def identity_of(recipe: Recipe, seed: int, fingerprint: str) -> str:
+    """What tells one run from another; its files hold it."""
+    values = json.dumps({**asdict(recipe), "seed": seed, "fingerprint": fingerprint}, sort_keys=True)
+    return hashlib.sha256(values.encode()).hexdigest()
 
 
 class _Run:
