@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from wsol_utils import experiments
+
 
 @pytest.fixture
 def one_thread():
@@ -11,3 +13,19 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def alone(monkeypatch, one_thread):
+    """One thread, and results where the configuration says."""
+    monkeypatch.delenv("WSOL_RESULTS", raising=False)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Birds of the sample with two seeds, six files that are no pictures, and results of their own."""
+    (tmp_path / "photographs").mkdir()
+    for i in range(6):
+        (tmp_path / "photographs" / f"{i}.png").write_bytes(b"a picture")
+    places = {"data_root": str(tmp_path / "photographs"), "results": str(tmp_path / "results")}
+    return experiments.configure("birds", seeds="0,1", device="cpu", **places)

@@ -9,9 +9,12 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
+
+from wsol_utils.datasets import COLUMNS
 
 matplotlib.use("agg")  # figures are made, and shown to nobody
 
@@ -133,6 +136,15 @@ def tiny_imagenet(root: Path, train: int = 2, test: int = 3, classes: int = 2) -
     lines(root / "val" / "val_annotations.txt", validation)
     lines(root / "wnids.txt", wnids[::-1])
     lines(root / "words.txt", [f"{wnid}\tthing {k}, another name" for k, wnid in enumerate(wnids)])
+
+
+def table(n: int = 6, split: str = "train") -> pd.DataFrame:
+    """Rows of an annotation table, two classes in turn; their pictures are those of the fixture `config`."""
+    return pd.DataFrame(
+        {"image_id": [str(i) for i in range(n)], "path": [f"{i}.png" for i in range(n)], "split": split,
+         "label": [i % 2 for i in range(n)], "class_name": [f"c{i % 2}" for i in range(n)], "width": 8, "height": 8,
+         "boxes": [[(0.0, 0.0, 4.0, 4.0)] for _ in range(n)], "source": "list.txt:1"}
+    )[list(COLUMNS)]  # fmt: skip
 
 
 LAYOUTS: dict[str, Callable[..., None]] = {"cub": cub, "ilsvrc": ilsvrc, "tiny_imagenet": tiny_imagenet}

@@ -7,38 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from layouts_on_disk import cub, lines, weights_file
+from layouts_on_disk import cub, lines, table, weights_file
 from PIL import Image
 
 from wsol_utils import datasets, distributed, experiments, models, runs, stages, training
 from wsol_utils.protocols import PROTOCOLS, to_input
 from wsol_utils.training import Recipe
 
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch):
-    monkeypatch.delenv("WSOL_RESULTS", raising=False)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def config(tmp_path):
-    (tmp_path / "photographs").mkdir()
-    for i in range(6):
-        (tmp_path / "photographs" / f"{i}.png").write_bytes(b"a picture")
-    places = {"data_root": str(tmp_path / "photographs"), "results": str(tmp_path / "results")}
-    return experiments.configure("birds", seeds="0,1", device="cpu", **places)
-
-
-def table(n=6, split="train"):
-    return pd.DataFrame(
-        {"image_id": [str(i) for i in range(n)], "path": [f"{i}.png" for i in range(n)], "split": split,
-         "label": [i % 2 for i in range(n)], "class_name": [f"c{i % 2}" for i in range(n)], "width": 8, "height": 8,
-         "boxes": [[(0.0, 0.0, 4.0, 4.0)] for _ in range(n)], "source": "list.txt:1"}
-    )[list(datasets.COLUMNS)]  # fmt: skip
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def draw(root, names):
