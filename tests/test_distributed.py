@@ -1,5 +1,6 @@
 """Several processes on the CPU: the same step as one alone, two machines, a process that dies; and SIGKILL for one."""
 
+import json
 import os
 import random
 import signal
@@ -80,7 +81,7 @@ def test_a_step_of_two_processes_is_that_of_one(tmp_path):
     for key in one:
         torch.testing.assert_close(two[key], one[key], rtol=1e-10, atol=1e-10)
     history = [models.read_metadata(tmp_path / f"{name}.safetensors")["history"] for name in ("one", "two")]
-    first, second = (eval(text)[0] for text in history)
+    first, second = (json.loads(text)[0] for text in history)
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-10) and second["accuracy"] == first["accuracy"]
 
 
@@ -136,7 +137,7 @@ def test_two_machines_train_and_predict_by_the_command_line(tmp_path):
     assert both("train").count("wgap.safetensors is trained") == 1  # one of them speaks, and writes
     folder = results / "paper" / "cub" / "seed0"
     checkpoint = folder / "wgap.safetensors"
-    epochs = eval(models.read_metadata(checkpoint)["history"])
+    epochs = json.loads(models.read_metadata(checkpoint)["history"])
     assert len(epochs) == 2
     assert both("predict").count("predictions_wgap.npz is written") == 1
     before = {path: path.stat().st_mtime_ns for path in (checkpoint, folder / "predictions_wgap.npz")}

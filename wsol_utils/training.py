@@ -8,7 +8,6 @@ process has its share of every batch (see the module `distributed`).
 import hashlib
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from wsol_utils import checkpoints, distributed, models
-from wsol_utils.loading import Loader
+from wsol_utils.loading import QUIET, Loader
 
-QUIET = bool(os.environ.get("TQDM_DISABLE"))  # tqdm's bar in notebooks does not look there itself
 SCHEDULES = ("constant", "onecycle", "steps")
 LOOK = 20  # steps between two looks at the loss on a GPU, each of which makes it wait
 
