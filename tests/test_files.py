@@ -1,0 +1,101 @@
+"""Files are there whole or not at all, and an error says what to do."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from wsol_utils import files
+
+
+def test_written_whole(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    with files.written(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists() and temporary.parent == path.parent and temporary.name.startswith(".")
+    assert path.read_text() == "new" and [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("of the block"), KeyboardInterrupt(), FileNotFoundError(2, "no such file")]
+)
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(type(error)) as caught, files.written(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert caught.value is error
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    order, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda opened: order.append("fsync") or fsync(opened))
+    monkeypatch.setattr(os, "replace", lambda a, b: order.append("replace") or replace(a, b))
+    files.write_text(tmp_path / "a.txt", "text")
+    assert order == ["fsync", "replace", "fsync"]  # the file, its name, the folder
+    order.clear()
+    with files.written(tmp_path / "b.txt", durable=False) as temporary:
+        temporary.touch()
+    assert order == ["replace"]
+
+
+def test_lines_end_as_the_text_has_them(tmp_path):
+    files.write_text(tmp_path / "a.txt", "η\r\nb\n")
+    assert (tmp_path / "a.txt").read_bytes() == "η\r\nb\n".encode()
+
+
+def test_two_processes_at_once_leave_one_whole_file(tmp_path):
+    script = (
+        "import sys; from wsol_utils import files\n"
+        "for _ in range(150): files.write_text(sys.argv[1], sys.argv[2] * 200_000)"
+    )
+    path = tmp_path / "a.txt"
+    run = [subprocess.Popen([sys.executable, "-c", script, path, letter]) for letter in "ab"]
+    seen = set()
+    while any(process.poll() is None for process in run):
+        if path.exists():
+            text = path.read_text()
+            assert text in ("a" * 200_000, "b" * 200_000)
+            seen.add(text[0])
+    assert [process.returncode for process in run] == [0, 0] and seen == {"a", "b"}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+REMEDIES = {
+    errno.ENOSPC: (OSError, r"No space left on device\): free some space there, then run again"),
+    errno.EDQUOT: (OSError, r"quota exceeded\): free some space there"),
+    errno.EFBIG: (OSError, r"File too large\): free some space there"),
+    errno.EACCES: (PermissionError, r"Permission denied\): make its folder writable, or name another one"),
+    errno.EROFS: (OSError, r"Read-only file system\): make its folder writable, or name another one"),
+}
+
+
+@pytest.mark.parametrize("number", REMEDIES)
+def test_an_error_names_file_cause_and_remedy(tmp_path, number):
+    kind, message = REMEDIES[number]
+    with (
+        pytest.raises(kind, match=rf"a\.txt could not be written \(.*{message}") as caught,
+        files.explained(tmp_path / "a.txt"),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.errno == number and "what was finished is kept" in str(caught.value)
+
+
+def test_an_error_without_a_number_is_of_the_disk(tmp_path):
+    """As NumPy raises it."""
+    message = r"a\.npz could not be written \(8 requested and 3 written\): free some space"
+    with pytest.raises(OSError, match=message), files.explained(tmp_path / "a.npz"):
+        raise OSError("8 requested and 3 written")
+
+
+def test_sweep(tmp_path):
+    for name in ("seed0/.a.csv.17.part", ".b.npz.18.part/maps.rows", "a.csv", "seed0/b.part", ".lock"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files.sweep(tmp_path)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == [".lock", "a.csv", "seed0/b.part"]

@@ -1,0 +1,89 @@
+"""Files that are there whole or not at all, whatever happens while they are written."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SPACE = "free some space there"
+PLACE = "make its folder writable, or name another one (RESULTS for a run)"
+REMEDIES = {
+    errno.ENOSPC: SPACE, errno.EDQUOT: SPACE, errno.EFBIG: SPACE, None: SPACE,  # NumPy's errors have no number
+    errno.EACCES: PLACE, errno.EPERM: PLACE, errno.EROFS: PLACE,
+}  # fmt: skip
+
+
+@contextmanager
+def written(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]:
+    """A temporary path beside `path`, to be written in the block; it takes that name once its bytes are on the disk.
+
+    A reader sees the old file or the new one, never a part. An error leaves the old one and nothing else. Several
+    processes may write the same file: the last one's stays.
+
+    Args:
+        durable: whether the file survives a power cut from here on; otherwise only that nobody reads a part.
+
+    Raises:
+        OSError: naming the file, the cause and the remedy.
+    """
+    path = Path(path)
+    temporary = beside(path)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            put(temporary, path, durable)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8, with the line ends that the text has, as `written` does."""
+    with written(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def put(temporary: Path, path: Path, durable: bool = True) -> None:
+    """Rename a file that is complete, once its bytes are on the disk."""
+    if durable:
+        _to_disk(temporary)
+    os.replace(temporary, path)
+    if durable and os.name == "posix":
+        _to_disk(path.parent)  # where the name is kept
+
+
+def beside(path: Path) -> Path:
+    """A name in the same folder for what becomes `path`: hidden, this process's own, and known to `sweep`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left below a folder. Nobody else may be writing there."""
+    for left in folder.rglob(".*.part"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """An error of the operating system while `path` is written says so, and what can be done.
+
+    Raises:
+        OSError: of the same kind.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        remedy = f"{path} could not be written ({error.strerror or error}): {REMEDIES[error.errno]}, then run again"
+        raise OSError(error.errno or errno.EIO, f"{remedy}; what was finished is kept") from error
+
+
+def _to_disk(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
