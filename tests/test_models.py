@@ -7,7 +7,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-from wsol_utils import cam, models, pooling
+from wsol_utils import cam, files, models, pooling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -252,11 +252,11 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     models.save(small(seed=1), path, {"run": "first"})
 
-    def cut_off(state, temporary, metadata):
+    def cut_off(temporary):
         temporary.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models, "save_file", cut_off)
+    monkeypatch.setattr(files, "_to_disk", cut_off)
     with pytest.raises(KeyboardInterrupt):
         models.save(small(seed=2), path, {"run": "second"})
     assert models.read_metadata(path) == {"run": "first"}

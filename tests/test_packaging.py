@@ -117,16 +117,17 @@ def imports(module):
 
 
 MAY_IMPORT = {  # the road is one way: who may import whom
-    **{module: set() for module in ("pooling", "cam", "components", "metrics", "protocols")},
+    **{module: set() for module in ("files", "pooling", "cam", "components", "metrics", "protocols")},
     **{module: {"components"} for module in ("thresholds", "boxes")},
-    "sample": {"drawing", "shapes"},
-    "models": {"pooling"},
+    "sample": {"drawing", "shapes", "files"},
+    "models": {"pooling", "files"},
     "checkpoints": {"models"},
     "training": {"models", "loading", "checkpoints", "distributed"},
     "class_maps": {"cam"},
     "predictions": {"datasets", "loading", "distributed", "archive", "class_maps"},
-    **{module: set() for module in ("archive", "distributed", "transforms")},
-    "datasets": {"layouts", "transforms"},
+    **{module: set() for module in ("distributed", "transforms")},
+    "archive": {"files"},
+    "datasets": {"layouts", "transforms", "files"},
     "loading": {"datasets"},
 }
 

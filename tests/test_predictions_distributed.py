@@ -74,7 +74,7 @@ def test_two_processes_write_what_one_does(folder, count):
     for name in one.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(two, name), getattr(one, name), err_msg=name)
     assert (folder / f"two_{count}.npz").read_bytes() == (folder / f"one_{count}.npz").read_bytes()
-    assert not list(folder.glob("*.parts"))
+    assert not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -7,7 +7,7 @@ import torch
 from layouts_on_disk import cub, table
 from PIL import Image
 
-from wsol_utils import datasets, experiments, runs
+from wsol_utils import datasets, experiments, files, runs
 from wsol_utils.predictions import Predictions
 from wsol_utils.protocols import PROTOCOLS
 
@@ -86,11 +86,11 @@ def test_tables_of_several_seeds(config, capsys):
 def test_an_interrupted_csv_leaves_the_old_file(tmp_path, monkeypatch):
     runs.write_csv(table(2)[["path"]], tmp_path / "a.csv")
 
-    def cut_off(self, path, **_):
-        path.write_text("half")
+    def cut_off(temporary):
+        temporary.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", cut_off)
+    monkeypatch.setattr(files, "_to_disk", cut_off)
     with pytest.raises(KeyboardInterrupt):
         runs.write_csv(table(3)[["path"]], tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text() == "path\n0.png\n1.png\n"

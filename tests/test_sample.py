@@ -36,7 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_write_the_same_bytes_as_one(root, tmp_path):
     sample.render(tmp_path / "sample", seed=0, processes=2, per_class=FEW)
     assert contents(tmp_path / "sample") == contents(root)
-    assert [path.name for path in tmp_path.iterdir()] == ["sample"]  # nothing temporary is left
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".sample.lock", "sample"]  # nothing temporary is left
 
 
 def test_another_seed_changes_every_image(root, tmp_path):
@@ -155,4 +155,4 @@ def test_an_interrupted_rendering_leaves_the_old_one(root, tmp_path, monkeypatch
     monkeypatch.setattr(sample, "write_ilsvrc", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sample.render(folder, processes=1, per_class={"things": (1, 1), "birds": (1, 1)})
-    assert contents(tmp_path).keys() == {str(Path("sample", "stamp.json"))}
+    assert contents(tmp_path).keys() == {str(Path("sample", "stamp.json")), ".sample.lock"}

@@ -414,13 +414,3 @@ def test_markdown(dataset, number):
     if dataset == "birds":
         assert cells[1] == ["paper", "VGG-CAM[6] [g]", "all of CUB-200-2011", "76.14", "33.95", "55.1"]
         assert cells[5][3:] == ["68.40", "56.00", "-"]  # as printed: neither 68.4 nor nan
-
-
-def test_write_replaces_only_what_is_whole(tmp_path, monkeypatch):
-    path = tmp_path / "deep" / "table.md"
-    tables.write(path, "I²C ± η\n")
-    assert path.read_bytes() == "I²C ± η\n".encode()
-    assert [p.name for p in path.parent.iterdir()] == ["table.md"]
-    with pytest.raises(UnicodeEncodeError):
-        tables.write(path, "half\ud800")
-    assert path.read_text(encoding="utf-8") == "I²C ± η\n"

@@ -239,6 +239,8 @@ def execute_in_place(path: Path) -> None:
     import nbformat
     from nbclient import NotebookClient
 
+    from wsol_utils import files
+
     notebook = nbformat.read(path, as_version=4)
     folder = {"metadata": {"path": path.parent}}
     quiet = ["--IPKernelApp.log_level=ERROR"]
@@ -248,9 +250,8 @@ def execute_in_place(path: Path) -> None:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    temporary = path.with_name(f".{path.name}.part")
-    nbformat.write(notebook, temporary)
-    temporary.replace(path)
+    with files.written(path) as temporary:
+        nbformat.write(notebook, temporary)
 
 
 if __name__ == "__main__":

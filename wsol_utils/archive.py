@@ -14,6 +14,8 @@ from typing import IO, Self
 import numpy as np
 from numpy.lib import format as npy
 
+from wsol_utils import files
+
 PIECE = 1 << 20  # bytes that are copied at a time
 ALIGNMENT = 64  # of an array's first byte in the file, as NumPy's own headers have it
 PADDING = 0xD935  # the zip field that says: to be skipped
@@ -32,14 +34,15 @@ class Writer:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.folder = path, path.with_name(path.name + ".parts")
+        self.path, self.folder = path, files.beside(path.with_name(f"{path.name}.rows"))
         self.rows: dict[str, np.ndarray] = {}  # none of them: dtype and shape
         self.counts: dict[str, int] = {}
         self.whole: dict[str, np.ndarray] = {}
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
-        self.folder.mkdir(parents=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with files.explained(self.path):
+            self.folder.mkdir(parents=True)
         return self
 
     def append(self, **arrays: np.ndarray) -> None:
@@ -55,7 +58,7 @@ class Writer:
                     f"rows of {name!r} differ: {array.dtype} {array.shape}, after {like.dtype} {like.shape}"
                 )
             self.counts[name] = self.counts.get(name, 0) + len(array)
-            with open(self.folder / f"{name}.rows", "ab") as file:
+            with files.explained(self.path), open(self.folder / name, "ab") as file:
                 array.tofile(file)
 
     def put(self, **arrays: np.ndarray) -> None:
@@ -65,7 +68,8 @@ class Writer:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
-                self._assemble(self.folder / "archive")
+                with files.written(self.path) as temporary:
+                    self._assemble(temporary)
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -73,14 +77,13 @@ class Writer:
         with open(temporary, "wb") as file, zipfile.ZipFile(file, "w") as archive:
             for name, like in self.rows.items():
                 shape = (self.counts[name], *like.shape[1:])
-                with _member(archive, name, file.tell()) as member, open(self.folder / f"{name}.rows", "rb") as rows:
+                with _member(archive, name, file.tell()) as member, open(self.folder / name, "rb") as rows:
                     header = {"descr": npy.dtype_to_descr(like.dtype), "fortran_order": False, "shape": shape}
                     npy.write_array_header_1_0(member, header)
                     shutil.copyfileobj(rows, member, PIECE)
             for name, array in self.whole.items():
                 with _member(archive, name, file.tell()) as member:
                     npy.write_array(member, array, allow_pickle=False)
-        temporary.replace(self.path)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from wsol_utils import files
 from wsol_utils.layouts import (
     COLUMNS,
     READERS,
@@ -97,15 +98,9 @@ def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = 
 
 
 def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Writes the table as CSV, the boxes as JSON text; a reader sees the old file or the new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    """Writes the table as CSV, the boxes as JSON text: the whole file or none."""
+    with files.written(path) as temporary:
         table.assign(boxes=table["boxes"].map(json.dumps)).to_csv(temporary, index=False, lineterminator="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_table(path: str | os.PathLike) -> pd.DataFrame:

@@ -81,6 +81,12 @@ def explained(path: Path) -> Iterator[None]:
         raise OSError(error.errno or errno.EIO, f"{remedy}; what was finished is kept") from error
 
 
+def all_to_disk() -> None:
+    """Everything that any process has written so far, where the system can: for a folder of many small files."""
+    if hasattr(os, "sync"):
+        os.sync()
+
+
 def _to_disk(path: Path) -> None:
     opened = os.open(path, os.O_RDONLY)
     try:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import shlex
 import subprocess
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,12 +13,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from wsol_utils import experiments, reference, runs, tables
+from wsol_utils import experiments, reference, runs
+from wsol_utils.files import write_text
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pandas", "scikit-image", "pillow",
     "matplotlib", "papermill",
 )  # fmt: skip
+LISTS = {  # of each layout: the files that say which images there are, of which class, and where their boxes lie
+    "cub": ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt"),
+    "ilsvrc": ("LOC_*.csv", "LOC_*.txt"),
+    "tiny_imagenet": ("wnids.txt", "words.txt", "val/val_annotations.txt"),
+}
 
 
 def write(config: experiments.Config, given: dict[str, str]) -> None:
@@ -27,24 +34,27 @@ def write(config: experiments.Config, given: dict[str, str]) -> None:
         config: the run's configuration.
         given: the parameters that were not left to the profile.
     """
-    folders = [config.folder, config.folder / "notebooks", *map(config.seed_folder, config.seeds)]
-    files = sorted(path for folder in folders for path in folder.glob("*") if path.is_file())
-    files = [path for path in files if path.name != "manifest.json" and not path.name.startswith(".")]
+    files = listed(config.folder, config.seeds)
     notebooks = [path for path in files if path.suffix == ".ipynb"]
     weights = experiments.absolute(config.weights)
     content = {
+        "command": command(config.dataset, given),
         "given": given,
         "parameters": asdict(config),
         "seeds": config.seeds,
         "device": _device(config),
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
+        "platform": _platform(config),
+        "versions": versions(),
+        "packages": packages(),
         "git_revision": _revision(),
+        "code": code([path.name for path in notebooks]),
+        "data": _data(config),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "duration_seconds": {path.stem: _duration(path) for path in notebooks},
-        "weights_sha256": _sha256(weights) if config.weights and weights.is_file() else "",
-        "sha256": {path.relative_to(config.folder).as_posix(): _sha256(path) for path in files},
-    }  # fmt: skip
-    tables.write(config.folder / "manifest.json", json.dumps(content, indent=1) + "\n")
+        "weights_sha256": sha256(weights) if config.weights and weights.is_file() else "",
+        "sha256": {path.relative_to(config.folder).as_posix(): sha256(path) for path in files},
+    }
+    write_text(config.folder / "manifest.json", json.dumps(content, indent=1) + "\n")
 
 
 def summary(config: experiments.Config) -> str:
@@ -56,6 +66,88 @@ def summary(config: experiments.Config) -> str:
         inside = f"{compared['inside'].sum()} of {len(compared)} figures lie within the bands"
         return f"{text}; {inside} of results/reference/{config.profile}/{config.dataset}"
     return f"{text}; results/reference has no bands for this run"
+
+
+def command(dataset: str, given: dict[str, str]) -> str:
+    """What to type to repeat a run: paths as they were given, every value quoted for the shell and for make."""
+    values = {"dataset": dataset} | given
+    words = [f"{name.upper()}={shlex.quote(str(value).replace('$', '$$'))}" for name, value in values.items()]
+    return " ".join(["make reproduce", *words])
+
+
+def listed(folder: Path, seeds: tuple[int, ...]) -> list[Path]:
+    """The files of a run, sorted: its tables and pictures, notebooks and work files of the seeds; none hidden."""
+    folders = [folder, folder / "notebooks", *(folder / f"seed{seed}" for seed in seeds)]
+    files = sorted(path for some in folders for path in some.glob("*") if path.is_file())
+    return [path for path in files if path.name != "manifest.json" and not path.name.startswith(".")]
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that figures depend on most."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def packages() -> dict[str, str]:
+    """Every installed distribution; of two copies of one the version that is imported, the first on the path."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        found.setdefault((distribution.metadata["Name"] or "").lower(), distribution.version)
+    return {name: found[name] for name in sorted(found) if name}
+
+
+def code(notebooks: list[str]) -> dict[str, str]:
+    """Checksums of the modules, the runner and the notebooks of those names, as they stand in the repository."""
+    root = experiments.ROOT
+    paths = [root / "dodo.py", *(root / "notebooks" / name for name in notebooks), *(root / "wsol_utils").glob("*.py")]
+    return {path.relative_to(root).as_posix(): sha256(path) for path in sorted(paths) if path.is_file()}
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, which is read a part at a time."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _data(config: experiments.Config) -> dict[str, dict]:
+    """The data set's lists with their checksums, and for each split how many photographs, and how many bytes."""
+    paths = sorted(path for pattern in LISTS[config.layout] for path in config.root.glob(pattern) if path.is_file())
+    lists = {
+        path.relative_to(config.root).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in paths
+    }
+    splits = {}
+    if (config.folder / "annotations.csv").is_file():
+        columns = pd.read_csv(config.folder / "annotations.csv", usecols=["path", "split"], dtype=str)
+        for split, rows in columns.groupby("split"):
+            sizes = [(config.root / path).stat().st_size for path in rows["path"]]
+            splits[split] = {"images": len(sizes), "bytes": sum(sizes)}
+    return {"lists": lists, "photographs": splits}
+
+
+def _platform(config: experiments.Config) -> dict[str, str | int | bool]:
+    """What the run computed on, as far as figures can depend on it."""
+    found = {
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "threads": config.threads or torch.get_num_threads(),
+        "deterministic_algorithms": bool(
+            getattr(config, "deterministic", False) or torch.are_deterministic_algorithms_enabled()
+        ),
+    }
+    if runs.device(config) != "cpu" and torch.cuda.is_available():
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return found
+
+
+def _processor() -> str:
+    """Its name where the system tells it, else an empty text."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _device(config: experiments.Config) -> str:
@@ -74,8 +166,3 @@ def _revision() -> str:
 
 def _duration(notebook: Path) -> float:
     return json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

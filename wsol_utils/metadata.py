@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from wsol_utils import files
 from wsol_utils.layouts import DatasetError, failure
 
 FILES = ("image_ids.txt", "class_labels.txt", "localization.txt", "image_sizes.txt")
@@ -65,7 +66,7 @@ def read_predicted(file: str | os.PathLike, metadata: Metadata) -> np.ndarray:
 
 
 def write_metadata(folder: str | os.PathLike, table: pd.DataFrame, ids: Sequence[str] | None = None) -> None:
-    """Write the rows of an annotation table as these text files, under temporary names first.
+    """Write the rows of an annotation table as these text files, each whole or not at all.
 
     Corners are written as they stand, half-open, as in wsolevaluation's files for CUB; its files for ILSVRC have the
     last pixel instead. Fractions are kept, which wsolevaluation itself does not read.
@@ -87,11 +88,8 @@ def write_metadata(folder: str | os.PathLike, table: pd.DataFrame, ids: Sequence
     }
     texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in listed.items()}
     _parse(folder, texts)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (folder / f"{name}.part").write_text(text, encoding="utf-8", newline="\n")
-    for name in texts:
-        (folder / f"{name}.part").replace(folder / name)
+        files.write_text(folder / name, text)
 
 
 def below(path: str) -> str:

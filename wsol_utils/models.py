@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import torchvision
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
+from wsol_utils import files
 from wsol_utils import pooling as poolings
 
 
@@ -175,11 +177,9 @@ def save(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
 
 
 def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write tensors as safetensors, under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    save_file({key: value.contiguous() for key, value in tensors.items()}, temporary, metadata=metadata)
-    temporary.replace(path)
+    """Write tensors as safetensors: the whole file or none."""
+    with files.written(path) as temporary:
+        temporary.write_bytes(as_bytes({key: value.contiguous() for key, value in tensors.items()}, metadata))
 
 
 def save_features(model: Localizer, path: Path) -> None:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from wsol_utils import thresholds
+from wsol_utils import files, thresholds
 
 PREDICTION, TRUTH = "limegreen", "red"  # the colours of Fig. 4
 DPI = 72  # of the pictures in notebooks and results: small files, still clear in a browser
@@ -177,11 +177,9 @@ def fig4(panels: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG under a temporary name first, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(png(figure, colours=256))
-    temporary.replace(path)
+    """Write a PNG: the whole file or none."""
+    with files.written(path) as temporary:
+        temporary.write_bytes(png(figure, colours=256))
 
 
 def picture(figure: Figure) -> Picture:

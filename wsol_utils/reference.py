@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wsol_utils import tables
+from wsol_utils import files, tables
 from wsol_utils.seeds import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,4 +149,4 @@ def write_readme(path: Path = ROOT / "README.md") -> None:
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         _, _, after = rest.partition(f"<!-- /{name} -->")
         text = f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{after}"
-    tables.write(path, text)
+    files.write_text(path, text)

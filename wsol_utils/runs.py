@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from wsol_utils import datasets, distributed, experiments, protocols
+from wsol_utils import datasets, distributed, experiments, files, protocols
 from wsol_utils.experiments import Config
 from wsol_utils.predictions import Predictions
 from wsol_utils.protocols import Protocol
@@ -77,18 +77,15 @@ def seed_csv(config: Config, name: str, notebook: str) -> pd.DataFrame:
 
 
 def write_seed_csv(config: Config, rows: pd.DataFrame, name: str) -> None:
-    """Write each seed's rows into its own folder, under a temporary name first."""
+    """Write each seed's rows into its own folder."""
     for seed, group in rows.groupby("seed"):
         write_csv(group, config.seed_folder(seed) / name)
         print("wrote", config.show(config.seed_folder(seed) / name))
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV under a temporary name first, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    table.to_csv(temporary, index=False)
-    temporary.replace(path)
+    """Write a table as CSV: the whole file or none."""
+    files.write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def described(config: Config, rows: pd.DataFrame) -> pd.DataFrame:
@@ -103,11 +100,8 @@ def described(config: Config, rows: pd.DataFrame) -> pd.DataFrame:
 
 def save_panels(path: Path, columns: list[dict[str, np.ndarray]]) -> None:
     """Keep the columns of Fig. 4, so that a later run on the other data set can join them to its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
+    with files.written(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **{f"{i}/{key}": value for i, column in enumerate(columns) for key, value in column.items()})
-    temporary.replace(path)
 
 
 def load_panels(path: Path) -> list[dict[str, np.ndarray]]:

@@ -16,16 +16,18 @@ import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
 import PIL
 import scipy
 import skimage
+from filelock import FileLock
 from numpy.random import SeedSequence, default_rng
 from PIL import Image
 
-from wsol_utils import drawing, shapes
+from wsol_utils import drawing, files, shapes
 from wsol_utils.drawing import SIZE, Box, picture_of_bird, picture_of_things, tight_box
 from wsol_utils.shapes import BIRDS, THINGS
 
@@ -88,8 +90,13 @@ def draw_all(items: list[Item], seed: int, processes: int) -> list[list[Box]]:
     """Draws every image and returns the boxes of each; processes are started afresh, which is safe in a notebook."""
     if processes == 1:
         return [draw(item, seed) for item in items]
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         return list(pool.map(draw, items, [seed] * len(items), chunksize=16))
+
+
+def _end_with_parent() -> None:
+    """A process that draws does not outlive the one that started it."""
+    Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def cores() -> int:
@@ -176,11 +183,13 @@ def render(
 
     Args:
         root: folder that will hold `things`, `birds` and `stamp.json`; it is rendered beside its place, then renamed.
+            Of several processes at once one renders, and the others wait.
         seed: another seed gives other images.
         processes: how many draw at the same time, by default one per core; the files do not depend on it.
         per_class: images of each class, (train, val or test), for "things" and "birds".
     Raises:
         FileExistsError: if the folder holds something that was not rendered here.
+        OSError: if it cannot be written.
     """
     root = Path(root).resolve()
     sources = b"".join(Path(file).read_bytes() for file in (__file__, drawing.__file__, shapes.__file__))
@@ -196,14 +205,22 @@ def render(
         raise FileExistsError(f"{root} holds files that were not rendered here: move them or name another folder")
     fresh, old = (root.with_name(f".{root.name}.{os.getpid()}.{state}") for state in ("new", "old"))
     birds, things = bird_items(fresh, *per_class["birds"]), thing_items(fresh, *per_class["things"])
-    try:
-        boxes = draw_all(birds + things, seed, processes or cores())
-        write_cub(fresh / "birds" / "CUB_200_2011", birds, boxes[: len(birds)])
-        write_ilsvrc(fresh / "things", things, boxes[len(birds) :])
-        write_lines(fresh / "stamp.json", [json.dumps(stamp, indent=2)])
-        if root.exists():
-            root.rename(old)
-        fresh.rename(root)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    with files.explained(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(root.with_name(f".{root.name}.lock")):  # of another process that renders to the same place
+            if is_current(root, stamp):
+                return
+            try:
+                for left in [*root.parent.glob(f".{root.name}.*.new"), *root.parent.glob(f".{root.name}.*.old")]:
+                    shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+                boxes = draw_all(birds + things, seed, processes or cores())
+                write_cub(fresh / "birds" / "CUB_200_2011", birds, boxes[: len(birds)])
+                write_ilsvrc(fresh / "things", things, boxes[len(birds) :])
+                write_lines(fresh / "stamp.json", [json.dumps(stamp, indent=2)])
+                files.all_to_disk()
+                if root.exists():
+                    root.rename(old)
+                fresh.rename(root)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from wsol_utils import cam, evaluation, metrics, protocols, thresholds
+from wsol_utils import cam, evaluation, files, metrics, protocols, thresholds
 from wsol_utils.layouts import failure
 from wsol_utils.metadata import Metadata, below, read_metadata, read_predicted, write_metadata
 from wsol_utils.predictions import QUIET, Predictions
@@ -26,17 +26,15 @@ COLUMNS = (
 
 
 def write_maps(folder: str | os.PathLike, image_ids: Iterable[str], maps: Iterable[np.ndarray]) -> None:
-    """Write each map (H, W) as `<id>.npy`, float32, under a temporary name first.
+    """Write each map (H, W) as `<id>.npy`, float32: whole or not at all.
 
     Raises:
         ValueError: an id leaves the folder, or there are not as many ids as maps.
     """
     for image_id, scores in zip(image_ids, maps, strict=True):
-        file = Path(folder, f"{below(image_id)}.npy")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(f"{file}.part", "wb") as opened:
+        path = Path(folder, f"{below(image_id)}.npy")
+        with files.written(path, durable=False) as temporary, open(temporary, "wb") as opened:  # many, and small
             np.save(opened, np.asarray(scores, dtype=np.float32))
-        os.replace(f"{file}.part", file)
 
 
 def read(

@@ -164,14 +164,6 @@ def to_markdown(table: pd.DataFrame, dataset: str) -> str:
     return title + note + printed.to_markdown(index=False, disable_numparse=True) + "\n" + footnotes
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text file under a temporary name first, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def _read(name: str) -> pd.DataFrame:
     return pd.read_csv(PUBLISHED / name, dtype=str, keep_default_na=False)
 
