@@ -6,20 +6,27 @@ One row per image: image_id (str), path (str, relative to the root, posix), spli
 Each reader converts its format's boxes once, here at the border.
 """
 
-import math
 import os
+import posixpath
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import Element
 
 import defusedxml.ElementTree
 import pandas as pd
-from defusedxml.common import DefusedXmlException
 
 Box = tuple[float, float, float, float]
 
 COLUMNS = ["image_id", "path", "split", "label", "class_name", "width", "height", "boxes", "source"]
 REMEDY = "correct it, or unpack the data set again (notebook 01 says how to get it)"
+
+LARGEST = 2**31  # no coordinate, side or class reaches it
+LONGEST_TEXT, LONGEST_XML = 1 << 30, 1 << 20  # bytes: far more than a list of every image there is, or an image's boxes
+LONGEST_PATH, LONGEST_NAME = 1000, 240  # characters: what file systems take, less an ending and the root
+SAID = 400  # characters of a message about what a file says
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tab and the end of a line
 
 
 class DatasetError(ValueError):
@@ -27,8 +34,58 @@ class DatasetError(ValueError):
 
 
 def failure(root: str | os.PathLike, where: str, problem: str, remedy: str = REMEDY) -> DatasetError:
-    """`where` is "file:line", relative to the root."""
-    return DatasetError(f"{Path(root) / where}: {problem}; {remedy}")
+    """`where` is "file:line", relative to the root. One line, whatever the file says, and not a long one."""
+    problem = problem if len(problem) <= SAID else f"{problem[:SAID]}…"
+    message = f"{Path(root) / where}: {problem}; {remedy}"
+    return DatasetError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
+
+# What is asked of the texts, here and in `metadata`.
+
+
+def plain_text(file: Path, longest: int = LONGEST_TEXT) -> str:
+    """A text in UTF-8; its lines may end as Windows or old Macs have it, and a byte-order mark is left out.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is something else: the line and what is wrong with it.
+    """
+    if file.stat().st_size > longest:
+        raise ValueError(f"{file.stat().st_size} bytes, of which {longest} at most are read")
+    data = file.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problem = f"not a text in UTF-8 (line {line}: byte 0x{data[error.start]:02x}, {error.reason})"
+        raise ValueError(problem) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def below(path: str) -> str:
+    """An id or a path, once it is sure to stay below the folder that it is looked up in.
+
+    Raises:
+        ValueError: if it leaves that folder, or is no name for a file.
+    """
+    parts = path.split("/")
+    if not path.isprintable() or len(path) > LONGEST_PATH or max(map(len, parts)) > LONGEST_NAME:
+        raise ValueError(f"the path {path!r} is empty, too long or holds control characters")
+    if not path or "\\" in path or path.startswith("/") or os.path.isabs(path) or ".." in parts:
+        raise ValueError(f"the path {path!r} leaves the data set's folder")
+    return path
+
+
+def number(text: str) -> float:
+    """A decimal number in ASCII digits, as every program reads it, smaller than 2^31.
+
+    Raises:
+        ValueError: it is something else, such as NaN, infinity or Python's "1_000".
+    """
+    value = float(text) if len(text) <= 100 and NUMBER.fullmatch(text.strip()) else LARGEST
+    if not abs(value) < LARGEST:
+        raise ValueError(f"no number between -2^31 and 2^31: {text!r}")
+    return value
 
 
 def read_cub(root: str | os.PathLike) -> pd.DataFrame:
@@ -97,6 +154,7 @@ def read_ilsvrc(root: str | os.PathLike) -> pd.DataFrame:
         for wnid in classes:
             folder = f"{data}/train/{wnid}"
             for file in sorted(entry.name for entry in os.scandir(root / folder) if entry.name.endswith(".JPEG")):
+                _inside(root, folder, file)  # file systems allow names that no list could hold
                 listed, listed_wnid, boxes = solution.pop(file[:-5], (folder, wnid, []))
                 if listed_wnid != wnid:
                     raise failure(root, listed, f"synset {listed_wnid!r}, but the image is in {folder}")
@@ -170,15 +228,19 @@ def _fields(root: Path, name: str, count: int, separator: str | None = None) -> 
             f"DATA_ROOT must be the folder that holds {name} (notebook 01 says how to get the data)",
         )
     try:
-        lines = (root / name).read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise failure(root, name, f"not a text in UTF-8 ({error})") from error
-    for number, line in enumerate(map(str.strip, lines), start=1):
+        lines = plain_text(root / name).split("\n")
+    except OSError as error:
+        raise failure(root, name, f"cannot be read ({error.strerror})", "make it readable") from error
+    except ValueError as error:
+        raise failure(root, name, str(error)) from error
+    for place, line in enumerate(map(str.strip, lines), start=1):
         if line:
+            if CONTROL.search(line):
+                raise failure(root, f"{name}:{place}", f"control characters in {line!r}")
             fields = line.split(separator, count - 1)
             if len(fields) != count:
-                raise failure(root, f"{name}:{number}", f"expected {count} fields, found {line!r}")
-            yield f"{name}:{number}", fields
+                raise failure(root, f"{name}:{place}", f"expected {count} fields, found {line!r}")
+            yield f"{name}:{place}", fields
 
 
 def _by_id(root: Path, name: str, count: int, separator: str | None = None) -> dict[str, tuple[str, list[str]]]:
@@ -192,20 +254,20 @@ def _by_id(root: Path, name: str, count: int, separator: str | None = None) -> d
 
 
 def _inside(root: Path, where: str, path: str) -> str:
-    """The path, or name that becomes part of one, once it is sure to stay below the root."""
-    if ".." in path.split("/") or path.startswith("/") or "\\" in path or os.path.isabs(path):
-        raise failure(root, where, f"the path {path!r} leaves the data set's folder")
-    return path
+    """As `below`; `where` is for the message."""
+    try:
+        return below(path)
+    except ValueError as error:
+        raise failure(root, where, str(error)) from error
 
 
 def _box(root: Path, where: str, texts: Sequence[str], form: str = "inclusive") -> Box:
     """Four numbers -> half-open corners, from "xywh" or from "inclusive" corners, whose last pixel is the object's."""
     try:
-        x0, y0, x1, y1 = map(float, texts)
-    except ValueError:
-        x0 = y0 = x1 = y1 = math.nan
-    if not all(map(math.isfinite, (x0, y0, x1, y1))):
-        raise failure(root, where, f"a box is four finite numbers, found {' '.join(texts)!r}")
+        x0, y0, x1, y1 = map(number, texts)
+    except ValueError as error:
+        problem = f"a box is four finite numbers below 2^31, found {' '.join(texts)!r}"
+        raise failure(root, where, problem) from error
     x1, y1 = (x0 + x1, y0 + y1) if form == "xywh" else (x1 + 1, y1 + 1)
     if x1 <= x0 or y1 <= y0:
         raise failure(root, where, f"a box of no area: {' '.join(texts)}")
@@ -233,26 +295,33 @@ def _solution(root: Path, name: str) -> dict[str, tuple[str, str, list[Box]]]:
 
 def _voc_boxes(root: Path, name: str, wnid: str, listed: str) -> list[Box]:
     """The boxes of a VOC XML file, all of one synset."""
-    try:
-        objects = list(defusedxml.ElementTree.parse(root / name).getroot().iter("object"))
-    except FileNotFoundError as error:
+    file = root / name
+    if not os.path.isfile(file):
         raise failure(
             root,
             name,
             f"no such file, for the image of {listed}",
             "unpack the data set again, or remove the whole folder, so that the CSV's boxes are used",
-        ) from error
-    except (ParseError, DefusedXmlException) as error:
-        line = error.position[0] if isinstance(error, ParseError) else 1
+        )
+    try:
+        if file.stat().st_size > LONGEST_XML:
+            raise ValueError(f"{file.stat().st_size} bytes, of which {LONGEST_XML} at most are read")
+        objects = list(defusedxml.ElementTree.fromstring(file.read_bytes(), forbid_dtd=True).iter("object"))
+    except Exception as error:  # expat, its codecs and the file system raise many kinds
+        line, _ = getattr(error, "position", (1, 0))
         raise failure(root, f"{name}:{line}", f"no readable XML ({error})") from error
     boxes = []
-    for number, item in enumerate(objects, start=1):
-        where, synset = f"{name}, object {number}", item.findtext("name")
+    for count, item in enumerate(objects, start=1):
+        where, synset = f"{name}, object {count}", _only(item, "name")
         if synset != wnid:
             raise failure(root, where, f"synset {synset!r}, but {wnid!r} in {listed}")
-        corners = [item.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
-        boxes.append(_box(root, where, corners))
+        boxes.append(_box(root, where, [_only(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]))
     return boxes
+
+
+def _only(item: Element, path: str) -> str:
+    """The text of the element; of several, all their texts, which are then neither a name nor a number."""
+    return " ".join((found.text or "").strip() for found in item.findall(path))
 
 
 def _table(root: Path, rows: list[tuple], listing: str) -> pd.DataFrame:
@@ -260,7 +329,7 @@ def _table(root: Path, rows: list[tuple], listing: str) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("width", "height")])
     if table.empty:
         raise failure(root, listing, "lists no image")
-    for row in table[table["path"].duplicated()].itertuples():
+    for row in table[table["path"].map(posixpath.normpath).duplicated()].itertuples():
         raise failure(root, row.source, f"{row.path} is listed twice")
     for row in table[(table["split"] == "test") & ~table["boxes"].astype(bool)].itertuples():
         raise failure(root, row.source, f"a test image without a box, {row.path}")

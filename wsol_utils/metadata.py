@@ -12,6 +12,7 @@ empty, and image_sizes.txt is not needed.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from wsol_utils import files
-from wsol_utils.layouts import DatasetError, failure
+from wsol_utils.layouts import LARGEST, DatasetError, below, failure, number, plain_text
 
 FILES = ("image_ids.txt", "class_labels.txt", "localization.txt", "image_sizes.txt")
 
@@ -92,31 +93,22 @@ def write_metadata(folder: str | os.PathLike, table: pd.DataFrame, ids: Sequence
         files.write_text(folder / name, text)
 
 
-def below(path: str) -> str:
-    """An id or a path, once it is sure to stay below the folder that it is looked up in.
-
-    Raises:
-        ValueError: if it leaves that folder, or is no name for a file.
-    """
-    if not path or not path.isprintable() or "\\" in path or os.path.isabs(path) or ".." in path.split("/"):
-        raise ValueError(f"{path!r} is no path below a folder")
-    return path
-
-
 # What a line of each kind is made of, for messages, and what becomes of the fields after its id.
 Kind = tuple[str, Callable[[list[str]], object]]
 
 
 def _whole(fields: Sequence[str], count: int, least: int) -> tuple[int, ...]:
+    if len(fields) != count or not all(re.fullmatch(r"\s*\d{1,10}\s*", field, re.ASCII) for field in fields):
+        raise ValueError
     numbers = tuple(map(int, fields))
-    if len(numbers) != count or not all(least <= number < 2**31 for number in numbers):
+    if not all(least <= value < LARGEST for value in numbers):
         raise ValueError
     return numbers
 
 
 def _corners(fields: Sequence[str]) -> list[float]:
-    x0, y0, x1, y1 = corners = [float(field) for field in fields]
-    if not (0 <= x0 <= x1 < np.inf and 0 <= y0 <= y1 < np.inf):  # NaN neither
+    x0, y0, x1, y1 = corners = [number(field) for field in fields]
+    if not (0 <= x0 <= x1 and 0 <= y0 <= y1):
         raise ValueError
     return corners
 
@@ -163,7 +155,7 @@ def _by_id(file: Path, text: str, kind: Kind, ids: Iterable[str] = (), several: 
     form, convert = kind
     found: dict[str, list] = {image_id: [] for image_id in ids}
     known = bool(found)
-    for number, line in enumerate(text.split("\n"), start=1):
+    for place, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         image_id, *fields = line.split(",")
@@ -171,11 +163,11 @@ def _by_id(file: Path, text: str, kind: Kind, ids: Iterable[str] = (), several: 
             value = convert(fields)
             below(image_id)
         except ValueError as error:
-            raise _wrong(file, f"expected {form}, found {line!r}", number) from error
+            raise _wrong(file, f"expected {form}, found {line!r}", place) from error
         if known and image_id not in found:
-            raise _wrong(file, f"unknown id {image_id!r}, not in image_ids.txt", number)
+            raise _wrong(file, f"unknown id {image_id!r}, not in image_ids.txt", place)
         if found.setdefault(image_id, []) and not several:
-            raise _wrong(file, f"{image_id!r} a second time", number)
+            raise _wrong(file, f"{image_id!r} a second time", place)
         found[image_id].append(value)
     for image_id in (image_id for image_id, values in found.items() if not values):
         raise _wrong(file, f"no line for {image_id!r} of image_ids.txt")
@@ -184,18 +176,19 @@ def _by_id(file: Path, text: str, kind: Kind, ids: Iterable[str] = (), several: 
 
 def _inside(file: Path, text: str, sizes: dict[str, tuple[int, int]]) -> None:
     """Corners that leave their image by more than a pixel contradict image_sizes.txt."""
-    for number, line in enumerate(text.split("\n"), start=1):
+    for place, line in enumerate(text.split("\n"), start=1):
         image_id, *corners = line.split(",")
         if corners and any(float(x) > side + 1 for x, side in zip(corners[2:], sizes[image_id], strict=True)):
-            raise _wrong(file, f"{line!r} leaves its image of {'×'.join(map(str, sizes[image_id]))} pixels", number)
+            raise _wrong(file, f"{line!r} leaves its image of {'×'.join(map(str, sizes[image_id]))} pixels", place)
 
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise _wrong(file, reason) from error
+        return plain_text(file)
+    except FileNotFoundError as error:
+        raise _wrong(file, "no such file") from error
+    except (OSError, ValueError) as error:
+        raise _wrong(file, f"cannot be read ({getattr(error, 'strerror', error)})") from error
 
 
 def _digits(number: float) -> str:
