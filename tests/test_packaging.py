@@ -125,10 +125,12 @@ MAY_IMPORT = {  # the road is one way: who may import whom
     "training": {"models", "loading", "checkpoints", "distributed"},
     "class_maps": {"cam"},
     "predictions": {"datasets", "loading", "distributed", "archive", "class_maps"},
-    **{module: set() for module in ("distributed", "transforms")},
+    **{module: set() for module in ("distributed", "transforms", "texts")},
     "archive": {"files"},
-    "datasets": {"layouts", "transforms", "files"},
-    "loading": {"datasets"},
+    "layouts": {"texts"},
+    "photographs": {"layouts"},
+    "datasets": {"layouts", "photographs", "transforms", "files"},
+    "loading": {"datasets", "photographs"},
 }
 
 

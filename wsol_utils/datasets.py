@@ -5,20 +5,19 @@ Boxes follow every resize, crop and flip of their image.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from wsol_utils import files
 from wsol_utils.layouts import (
     COLUMNS,
     READERS,
-    REMEDY,
     Box,
     DatasetError,
     failure,
@@ -26,6 +25,7 @@ from wsol_utils.layouts import (
     read_ilsvrc,
     read_tiny_imagenet,
 )
+from wsol_utils.photographs import cause, decode
 from wsol_utils.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform, denormalize, test_transform, train_transform
 
 __all__ = [  # layouts and transforms belong to the same topic: photographs on disk -> what a network takes
@@ -40,6 +40,7 @@ __all__ = [  # layouts and transforms belong to the same topic: photographs on d
     "collate",
     "denormalize",
     "hold_out",
+    "leave_out",
     "read_cub",
     "read_ilsvrc",
     "read_table",
@@ -50,6 +51,7 @@ __all__ = [  # layouts and transforms belong to the same topic: photographs on d
 ]  # fmt: skip
 
 Sample = tuple[torch.Tensor, int, torch.Tensor]
+T = TypeVar("T")
 
 
 def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = ("train", "test")) -> pd.DataFrame:
@@ -61,11 +63,9 @@ def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = 
         DatasetError: images are missing (counted), or, at the first such row in the table's order, an image does
             not decode or a box lies more than one pixel outside it.
     """
-    if unknown := sorted(set(splits) - {"train", "test"}):
-        raise DatasetError(f"unknown split {unknown[0]!r}; name 'train' or 'test'")
+    rows = _rows_of(table, splits)
     values = {name: table[name].tolist() for name in COLUMNS}
-    rows = np.flatnonzero(table["split"].isin(splits)).tolist()
-    if missing := [row for row in rows if not Path(root, values["path"][row]).is_file()]:
+    if missing := [row for row in rows if not os.path.isfile(Path(root, values["path"][row]))]:
         raise failure(
             root,
             values["path"][missing[0]],
@@ -90,11 +90,59 @@ def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = 
                 )
         return width, height, clipped
 
+    for row, measured in _of_each(rows, measure):
+        values["width"][row], values["height"][row], values["boxes"][row] = measured
+    return table.assign(width=values["width"], height=values["height"], boxes=values["boxes"])
+
+
+def leave_out(
+    table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = ("train", "test")
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Takes out the images of `splits` that are missing below `root` or do not decode; other splits stay as they are.
+
+    Wrong boxes are none of its business: `check` still stops at them.
+
+    Returns:
+        The rows that can be used; and of the others, in the same order, image_id, path, split and reason, one line.
+    Raises:
+        DatasetError: none would be left of a split, or the machine failed to read a file that is there.
+    """
+    rows = _rows_of(table, splits)
+    paths = table["path"].tolist()
+
+    def reason(row: int) -> str:
+        file = Path(root, paths[row])
+        if not os.path.isfile(file):
+            return "no such file"
+        try:
+            decode(file, scaled=True)
+        except DatasetError as error:
+            if isinstance(error.__cause__, MemoryError) or getattr(error.__cause__, "errno", None):
+                raise  # not the image's fault
+            return f"does not decode ({cause(error.__cause__)})"
+        return ""
+
+    reasons = {row: found for row, found in _of_each(rows, reason) if found}
+    left_out = table.iloc[list(reasons)][["image_id", "path", "split"]].assign(reason=list(reasons.values()))
+    used = table.drop(index=table.index[list(reasons)]).reset_index(drop=True)
+    for split in sorted(set(left_out["split"]) - set(used["split"])):
+        row = left_out[left_out["split"] == split].iloc[0]
+        problem = f"{row['reason']}, as with every image of the {split} split"
+        raise failure(root, row["path"], problem, "unpack the data set again")
+    return used, left_out.reset_index(drop=True)
+
+
+def _rows_of(table: pd.DataFrame, splits: Sequence[str]) -> list[int]:
+    if unknown := sorted(set(splits) - {"train", "test"}):
+        raise DatasetError(f"unknown split {unknown[0]!r}; name 'train' or 'test'")
+    return np.flatnonzero(table["split"].isin(splits)).tolist()
+
+
+def _of_each(rows: list[int], what: Callable[[int], T]) -> Iterator[tuple[int, T]]:
+    """Each row and `what` of it, in their order, by threads that do not run far ahead."""
     with ThreadPoolExecutor() as pool:
         for some in (rows[start : start + 1024] for start in range(0, len(rows), 1024)):
-            for row, measured in zip(some, pool.map(measure, some), strict=True):
-                values["width"][row], values["height"][row], values["boxes"][row] = measured
-    return table.assign(width=values["width"], height=values["height"], boxes=values["boxes"])
+            yield from zip(some, pool.map(what, some), strict=True)
 
 
 def write_table(table: pd.DataFrame, path: str | os.PathLike) -> None:
@@ -196,18 +244,6 @@ class ImageDataset(torch.utils.data.Dataset):
     def true_boxes(self, index: int) -> torch.Tensor:
         """(n, 4) float32, half-open pixels of the photograph."""
         return torch.from_numpy(self.boxes[self.ends[index] : self.ends[index + 1]].copy())
-
-
-def decode(file: Path, listed: str = "", scaled: bool = False) -> tuple[tuple[int, int], Image.Image]:
-    """(width, height) and the image in RGB; `scaled` decodes a JPEG at 1/8 of its size, fast, yet to its end."""
-    try:
-        with Image.open(file) as image:
-            size = image.size
-            if scaled:
-                image.draft(None, (1, 1))
-            return size, image.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise DatasetError(f"{file}: an image that does not decode ({error}){listed}; {REMEDY}") from error
 
 
 def collate(batch: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:

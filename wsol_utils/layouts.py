@@ -16,17 +16,15 @@ from xml.etree.ElementTree import Element
 import defusedxml.ElementTree
 import pandas as pd
 
+from wsol_utils.texts import LONGEST_XML, below, number, plain_text
+
 Box = tuple[float, float, float, float]
 
 COLUMNS = ["image_id", "path", "split", "label", "class_name", "width", "height", "boxes", "source"]
 REMEDY = "correct it, or unpack the data set again (notebook 01 says how to get it)"
 
-LARGEST = 2**31  # no coordinate, side or class reaches it
-LONGEST_TEXT, LONGEST_XML = 1 << 30, 1 << 20  # bytes: far more than a list of every image there is, or an image's boxes
-LONGEST_PATH, LONGEST_NAME = 1000, 240  # characters: what file systems take, less an ending and the root
-SAID = 400  # characters of a message about what a file says
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tab and the end of a line
+SAID = 400  # characters of a message about what a file says
 
 
 class DatasetError(ValueError):
@@ -38,54 +36,6 @@ def failure(root: str | os.PathLike, where: str, problem: str, remedy: str = REM
     problem = problem if len(problem) <= SAID else f"{problem[:SAID]}…"
     message = f"{Path(root) / where}: {problem}; {remedy}"
     return DatasetError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
-
-
-# What is asked of the texts, here and in `metadata`.
-
-
-def plain_text(file: Path, longest: int = LONGEST_TEXT) -> str:
-    """A text in UTF-8; its lines may end as Windows or old Macs have it, and a byte-order mark is left out.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is something else: the line and what is wrong with it.
-    """
-    if file.stat().st_size > longest:
-        raise ValueError(f"{file.stat().st_size} bytes, of which {longest} at most are read")
-    data = file.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        problem = f"not a text in UTF-8 (line {line}: byte 0x{data[error.start]:02x}, {error.reason})"
-        raise ValueError(problem) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def below(path: str) -> str:
-    """An id or a path, once it is sure to stay below the folder that it is looked up in.
-
-    Raises:
-        ValueError: if it leaves that folder, or is no name for a file.
-    """
-    parts = path.split("/")
-    if not path.isprintable() or len(path) > LONGEST_PATH or max(map(len, parts)) > LONGEST_NAME:
-        raise ValueError(f"the path {path!r} is empty, too long or holds control characters")
-    if not path or "\\" in path or path.startswith("/") or os.path.isabs(path) or ".." in parts:
-        raise ValueError(f"the path {path!r} leaves the data set's folder")
-    return path
-
-
-def number(text: str) -> float:
-    """A decimal number in ASCII digits, as every program reads it, smaller than 2^31.
-
-    Raises:
-        ValueError: it is something else, such as NaN, infinity or Python's "1_000".
-    """
-    value = float(text) if len(text) <= 100 and NUMBER.fullmatch(text.strip()) else LARGEST
-    if not abs(value) < LARGEST:
-        raise ValueError(f"no number between -2^31 and 2^31: {text!r}")
-    return value
 
 
 def read_cub(root: str | os.PathLike) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from wsol_utils.datasets import ImageDataset
+from wsol_utils.photographs import opened
 
 QUIET = bool(os.environ.get("TQDM_DISABLE"))  # tqdm's bar in notebooks does not look there itself
 DECODERS = ("pillow", "torchvision")
@@ -90,20 +92,33 @@ class Loader:
 
     def _decode(self, batch: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         """A batch by torchvision's decoder; by Pillow where one of its files is no plain JPEG."""
-        from torchvision.io import ImageReadMode, decode_jpeg  # here, as later releases may be without it
-
-        files = [torch.from_numpy(np.fromfile(self.dataset.root / self.dataset.paths[i], np.uint8)) for i in batch]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torchvision announces another package for it
-                images = decode_jpeg(files, mode=ImageReadMode.RGB, device=self.device)
-        except RuntimeError:
+        images = _by_torchvision([self.dataset.root / self.dataset.paths[i] for i in batch], self.device)
+        if images is None:
             found = [self.dataset.frame(i) for i in batch]
         else:
             resize, true = self.dataset.transform.resize, self.dataset.true_boxes
             found = [resize(image, true(i)) for image, i in zip(images, batch, strict=True)]
         frames, boxes = zip(*found, strict=True)
         return torch.stack(frames), list(boxes)
+
+
+def _by_torchvision(files: Sequence[Path], device: str) -> list[Tensor] | None:
+    """Photographs (3, h, w) uint8, or None where one is more than torchvision can do: that has no limit of its own."""
+    from torchvision.io import ImageReadMode, decode_jpeg  # here, as later releases may be without it
+
+    try:
+        for file in files:
+            with opened(file) as image:
+                if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+                    return None
+        data = [torch.from_numpy(np.fromfile(file, np.uint8)) for file in files]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision announces another package for it
+            return decode_jpeg(data, mode=ImageReadMode.RGB, device=device)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # Pillow, which is next, says what is wrong
+        return None
 
 
 class _Frames(Dataset):

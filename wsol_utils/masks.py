@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from wsol_utils.layouts import failure
 from wsol_utils.metadata import Metadata
+from wsol_utils.photographs import eight_bits, opened
 from wsol_utils.protocols import PROTOCOLS, Protocol, frame_side
 
 
@@ -80,11 +80,11 @@ def _folder(root: Path) -> Path:
 
 def _grey(root: Path, name: str, size: int, protocol: Protocol) -> np.ndarray:
     """(size, size) uint8: resized by nearest neighbour, as wsolevaluation does, and cropped as the protocol does."""
-    if not (root / name).is_file():
+    if not os.path.isfile(root / name):
         raise failure(root, name, "no such file", "unpack the masks again, or name the folder that holds them")
     try:
-        with Image.open(root / name) as image:
-            grey = np.asarray(image.convert("L"))
+        with opened(root / name) as image:
+            grey = np.asarray(eight_bits(image).convert("L"))
     except Exception as error:  # Pillow's decoders raise many kinds
         raise failure(root, name, f"a mask that does not decode ({error})", "unpack the masks again") from error
     frame = frame_side(size, protocol)

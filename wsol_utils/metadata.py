@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from wsol_utils import files
-from wsol_utils.layouts import LARGEST, DatasetError, below, failure, number, plain_text
+from wsol_utils.layouts import DatasetError, failure
+from wsol_utils.texts import LARGEST, below, number, plain_text
 
 FILES = ("image_ids.txt", "class_labels.txt", "localization.txt", "image_sizes.txt")
 

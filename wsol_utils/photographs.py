@@ -1,0 +1,65 @@
+"""Photographs from files that anybody may have made: a few formats, a limit on their size, 8 bits, no alpha."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from wsol_utils.layouts import REMEDY, failure
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: Pillow hands EPS to another program
+
+
+def decode(file: Path, listed: str = "", scaled: bool = False) -> tuple[tuple[int, int], Image.Image]:
+    """(width, height) and the image in RGB; `scaled` decodes a JPEG at 1/8 of its size, fast, yet to its end."""
+    try:
+        with opened(file) as image:
+            size = image.size
+            if scaled:
+                image.draft(None, (1, 1))
+            return size, eight_bits(image).convert("RGB")
+    except Exception as error:  # Pillow's decoders raise many kinds
+        limit = isinstance(error, Image.DecompressionBombError)
+        remedy = "scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS" if limit else REMEDY
+        problem = f"an image that does not decode ({cause(error)}){listed}"
+        raise failure(file.parent, file.name, problem, remedy) from error
+
+
+def opened(file: Path) -> Image.Image:
+    """An image of which only the header has been read, to be closed. EXIF orientation is not applied to it.
+
+    Raises:
+        Exception: Pillow's of many kinds, if it is of no format in `FORMATS` or has more pixels than Pillow's limit,
+            of which Pillow itself only warns up to twice as many.
+    """
+    image = Image.open(file, formats=FORMATS)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        image.close()
+        raise Image.DecompressionBombError(
+            f"{image.width} x {image.height} pixels, more than Pillow's limit of {limit}"
+        )
+    return image
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The image with at most 8 bits a channel: of 16 bits the upper 8, where Pillow cuts off all that is above 255.
+
+    A palette's or colour's transparency is forgotten, so that alpha, too, is dropped and nothing blended.
+
+    Raises:
+        ValueError: pixels of 32 bits or floating point, of which nobody knows what is white.
+    """
+    image.info.pop("transparency", None)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("pixels of 32 bits; save it with 8 or 16 bits")
+    return image
+
+
+def cause(error: BaseException | None) -> str:
+    """What went wrong, in one line that names no folder."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no image of a known format"
+    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
