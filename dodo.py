@@ -2,10 +2,11 @@
 
     doit run DATASET=cub PROFILE=light DATA_ROOT=… WEIGHTS=… RESULTS=…
 
-A notebook depends on its own text, on the modules, on its parameters and on the notebook before it.
-Content counts, not dates.
+A notebook depends on its own text, on the modules, on its parameters and on the notebook before it, and what it wrote
+must still be what it wrote. Content counts, not dates. One run at a time writes to a folder.
 """
 
+import hashlib
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from doit.tools import config_changed
 
 ROOT = Path(__file__).resolve().parent
 ROAD = {  # notebook -> what it writes for a data set
-    "01_dataset_preparation": ["annotations.csv"],
+    "01_dataset_preparation": ["annotations.csv", "skipped.csv"],
     "02_finetune_wgap": ["seed{seed}/networks.csv", "seed{seed}/{pooling}.safetensors"],
     "03_cam_recombination": [
         "seed{seed}/recombination.csv", "seed{seed}/predictions_{pooling}.npz", "seed{seed}/channels.csv",
@@ -38,6 +39,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep: a 
 
 NAMES = (
     "profile", "data_root", "weights", "backbone", "seeds", "poolings", "temperature", "results", "processes",
+    "batch_size", "on_bad_image",
     "protocol", "features", "normalization", "resolution", "interpolation", "component", "boundary", "candidates",
 )  # fmt: skip
 GIVEN = {name: get_var(name.upper(), "") for name in NAMES}
@@ -60,8 +62,29 @@ def configurations() -> list:
 
 CONFIGS = configurations()
 FOLDER = CONFIGS[0].folder.parent
-FOLDER.mkdir(parents=True, exist_ok=True)
-DOIT_CONFIG = {"dep_file": str(FOLDER / ".doit.json"), "backend": "json", "verbosity": 2, "reporter": "error-only"}
+DOIT_CONFIG = {"dep_file": str(FOLDER / ".doit.json"), "backend": "record", "verbosity": 2, "reporter": "error-only"}
+
+
+def taken(folder: Path):
+    """The folder, locked for as long as this process lives, and without what killed runs left half-written."""
+    from filelock import FileLock, Timeout
+
+    from wsol_utils import files
+
+    lock = FileLock(folder / ".lock")
+    try:
+        with files.explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+            files.sweep(folder)
+    except Timeout:
+        sys.exit(f"another run is writing to {CONFIGS[0].show(folder)}: wait for it, or name another folder by RESULTS")
+    except OSError as error:
+        sys.exit(str(error))
+    return lock
+
+
+LOCK = taken(FOLDER)
 
 
 def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
@@ -69,35 +92,59 @@ def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
     import logging
 
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+
+    from wsol_utils import files
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # the notebooks refuse unknown parameters themselves
     start = time.perf_counter()
     where = parameters.get("dataset", "")
     print(f"{name:<24} {where:<14}", end="", flush=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    (target.parents[1] / "manifest.json").unlink(missing_ok=True)  # it says that a run is complete: written last
     running = target.with_name(f".running.{target.name}")
+    failed = None
     try:
+        with files.explained(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (target.parents[1] / "manifest.json").unlink(missing_ok=True)  # it says that a run is complete
         papermill.execute_notebook(
             ROOT / "notebooks" / f"{name}.ipynb", running, parameters,
             cwd=ROOT / "notebooks", kernel_name="python3", progress_bar=False, log_output=False,
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no warning about the local connection
         )  # fmt: skip
+        files.put(running, target)
     except PapermillExecutionError as error:
+        failed = f"cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
+    except DeadKernelError:
+        failed = (
+            "its process died, as happens when memory runs out: close other programs or lower -p batch_size, "
+            "then run again; what was finished is kept"
+        )
+    except OSError as error:  # of the runner's own files
+        failed = str(error)
+    if failed:
         print("failed")
-        return TaskFailed(f"{name}.ipynb, cell {error.cell_index + 1}: {error.ename}: {error.evalue}")
-    running.replace(target)
+        return TaskFailed(f"{name}.ipynb, {failed}")
     print(f"{time.perf_counter() - start:6.0f} s")
     return None
 
 
-def finish(config) -> None:
+def finish(config) -> TaskFailed | None:
     """The manifest, written last, and how the run compares with what we measured."""
     from wsol_utils import manifest
 
-    manifest.write(config, GIVEN)
+    try:
+        manifest.write(config, GIVEN)
+    except OSError as error:
+        return TaskFailed(str(error))
     print(manifest.summary(config))
+    return None
+
+
+def as_written(task, values: dict) -> bool:
+    """Whether the files of a task are what it wrote: where one was lost, cut off or changed, it is executed again."""
+    task.value_savers.append(lambda: {"wrote": _checksums(task.targets)})
+    return values.get("wrote") == _checksums(task.targets)
 
 
 def task_overview():
@@ -126,6 +173,7 @@ def task_manifest():
             "name": config.dataset,
             "actions": [(finish, [config])],
             "file_dep": [str(last)],
+            "uptodate": [as_written],
             "targets": [str(config.folder / "manifest.json")],
         }
 
@@ -135,9 +183,17 @@ def _task(name: str, targets: list[Path], parameters: dict, inputs: list[Path]) 
     return {
         "actions": [(execute, [name, targets[0], parameters])],
         "file_dep": [str(path) for path in [ROOT / "notebooks" / f"{name}.ipynb", *modules, *inputs]],
-        "uptodate": [config_changed({key: str(value) for key, value in parameters.items()})],
+        "uptodate": [config_changed({key: str(value) for key, value in parameters.items()}), as_written],
         "targets": sorted({str(path) for path in targets}),
     }
+
+
+def _checksums(paths: list[str]) -> dict[str, str]:
+    found = {}
+    for path in (path for path in paths if Path(path).is_file()):
+        with open(path, "rb") as file:
+            found[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _products(config, files: list[str]) -> list[Path]:

@@ -281,13 +281,33 @@ def test_a_map_of_zeros_and_one_beyond_float16(split):
     assert found.maps("signed")[0].tolist() == [[3e6, 3e6], [3e6, 3e6]]  # float16 ends at 65504
 
 
+@pytest.mark.fault("a network gives NaN or infinity", "prediction stops and names the batch and the images; no file")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
 @pytest.mark.parametrize("part", ["weight", "bias"])
-def test_a_network_that_is_not_finite(split, part):
+def test_a_network_that_is_not_finite(split, tmp_path, part, value):
+    """1e30 is a number, but no float16, in which logits are kept."""
     broken = models.build("small_vgg", 3, "gap")
     with torch.no_grad():
-        getattr(broken.head, part).fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match="features, class weights or logits are not finite"):
-        predict(broken, split, SIZES)
+        getattr(broken.head, part).fill_(value)
+    message = (
+        r"features, class weights or logits are not finite in the batch of images 1 to 4 \(.+, .+, .+, .+\): lower lr"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        predict(broken, split, SIZES, path=tmp_path / "a.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_images_whose_maps_are_not_finite_are_named(split):
+    class Spoilt(nn.Module):
+        backbone, class_weights = nn.Identity(), torch.ones(3, 1)
+
+        def forward(self, images):
+            features = images[:, :1, :2, :2].clone()
+            features[1, 0, 0, 1] = torch.inf
+            return models.Output(torch.zeros(len(images), 3), features)
+
+    with pytest.raises(FloatingPointError, match=r"in the batch of images 1 to 2 \(b\): lower lr"):
+        predict(Spoilt(), split, SIZES, batch_size=2)
 
 
 def test_unknown_kind(found):

@@ -96,7 +96,33 @@ def test_an_interrupted_csv_leaves_the_old_file(tmp_path, monkeypatch):
     assert (tmp_path / "a.csv").read_text() == "path\n0.png\n1.png\n"
 
 
+def left_out(config, *splits):
+    """Notebook 01's list of photographs that a run does without."""
+    rows = {"image_id": [f"{i}" for i in range(len(splits))], "path": "x.png", "split": splits, "reason": "missing"}
+    runs.write_csv(pd.DataFrame(rows), config.folder / "skipped.csv")
+
+
+@pytest.mark.parametrize("evaluate_on, counted", [("test", 2), ("validation", 1)])
+def test_photographs_that_were_left_out_are_counted(config, evaluate_on, counted):
+    config = experiments.replace(config, evaluate_on=evaluate_on)
+    left_out(config, "test", "train", "test")
+    found = runs.described(
+        config, pd.DataFrame(columns=runs.METRICS_COLUMNS, data=[["wgap"] * len(runs.METRICS_COLUMNS)])
+    )
+    assert found["n_skipped"].tolist() == [counted]
+
+
+def test_a_table_that_is_cut_off_is_named(config):
+    runs.write_csv(table(3)[["path"]], config.folder / "a.csv")
+    assert list(runs.read_csv(config.folder / "a.csv")["path"]) == ["0.png", "1.png", "2.png"]
+    content = (config.folder / "a.csv").read_bytes()
+    (config.folder / "a.csv").write_bytes(content[:-3])
+    with pytest.raises(ValueError, match=r"a\.csv is cut off: delete it, and run the notebook that writes it again"):
+        runs.read_csv(config.folder / "a.csv")
+
+
 def test_described_rows_have_the_columns_of_metrics_csv(config):
+    left_out(config)
     kinds = ["gap", "wgap", "wgap_sum", "tap"]
     rows = pd.DataFrame({"pooling": kinds, "seed": 0, "recombination": "absolute", "threshold_rule": "fixed",
                          "threshold": 0.2, "threshold_sd": 0.0, "uses_ground_truth": False, "n_images": 3,

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from wsol_utils import checkpoints, datasets, models, pooling, training
@@ -347,26 +348,53 @@ def test_a_changed_run_starts_anew(photographs, tmp_path, monkeypatch, change, f
     assert equal(state(model), state(anew))
 
 
+@pytest.mark.fault("a network's file, or the checkpoint on the way to it, is cut off", "it is named and made again")
 @pytest.mark.parametrize("name", ["a.safetensors", "a.resume.safetensors"])
-@pytest.mark.parametrize("half", [True, False])
-def test_a_broken_checkpoint_is_named(photographs, tmp_path, monkeypatch, name, half):
-    path = tmp_path / "a.safetensors"
-    if half and name == "a.safetensors":
+@pytest.mark.parametrize("share", [0, 0.5, 0.999])
+def test_a_broken_checkpoint_is_named_and_made_again(photographs, tmp_path, monkeypatch, capsys, name, share):
+    path, model = tmp_path / "a.safetensors", small()
+    if name == "a.safetensors":
         fit(small(), loader(photographs), recipe(), path)
-    elif half:
-        monkeypatch.setattr(models, "save", forbidden)
-        with pytest.raises(Stop):
-            fit(small(), loader(photographs), recipe(), path)
-    content = (tmp_path / name).read_bytes() if half else b""
-    (tmp_path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=rf"/{name} is not a whole safetensors file.*delete it"):
-        fit(small(), loader(photographs), recipe(), path)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(models, "save", forbidden)
+            with pytest.raises(Stop):
+                fit(small(), loader(photographs), recipe(), path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(share * len(content))])
+    fit(model, loader(photographs), recipe(), path)
+    assert capsys.readouterr().out == f"{name} is cut off: it is made again\n"
+    anew = small()
+    fit(anew, loader(photographs), recipe(), tmp_path / "anew.safetensors")
+    assert equal(state(model), state(anew)) and equal(load_file(path), state(anew))
 
 
+@pytest.mark.fault("the loss overflows", "training stops and names the batch and its images; no network is written")
 def test_a_loss_that_is_not_finite(photographs, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in epoch \d: lower lr or head_multiplier"):
+    message = r"the loss is (nan|inf) in epoch \d, batch \d \(images \d, \d, \d, \d\): lower lr or head_multiplier"
+    with pytest.raises(FloatingPointError, match=message):
         fit(small(), loader(photographs), recipe(lr=1e30, optimizer="sgd", epochs=4), tmp_path / "a.safetensors")
     assert not (tmp_path / "a.safetensors").exists()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["seen at once", "seen later, as on a GPU"])
+def test_the_batch_whose_loss_is_not_finite_is_the_one_named(photographs, tmp_path, monkeypatch, late):
+    steps, real, init = [], nn.functional.cross_entropy, training._Run.__init__
+
+    def third(logits, labels):
+        steps.append(labels)
+        return real(logits, labels) * (torch.nan if len(steps) == 3 else 1)
+
+    def as_on_a_gpu(run, *args):
+        init(run, *args)
+        run.on_gpu = late
+
+    monkeypatch.setattr(nn.functional, "cross_entropy", third)
+    monkeypatch.setattr(training._Run, "__init__", as_on_a_gpu)
+    batch = ", ".join(map(str, training.order_of(8, 0, 1)[:4]))  # 4 images a step, 2 steps an epoch
+    with pytest.raises(FloatingPointError, match=rf"the loss is nan in epoch 2, batch 1 \(images {batch}\): lower"):
+        fit(small(), loader(photographs), recipe(), tmp_path / "a.safetensors")
+    assert len(steps) == (4 if late else 3)
 
 
 def test_a_batch_larger_than_the_split(photographs, tmp_path):

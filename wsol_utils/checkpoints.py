@@ -31,15 +31,9 @@ def keep(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Opt
 
 
 def go_on(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
-    """Put model, optimiser and random states back; the state, or None where there is nothing of this very run.
-
-    Raises:
-        ValueError: if the file is cut off.
-    """
-    if not path.is_file():
-        return None
-    metadata = models.read_metadata(path)
-    if metadata.get("identity") != identity:
+    """Put model, optimiser and random states back; the state, or None where there is nothing of this very run."""
+    metadata = _metadata(path, identity)
+    if metadata is None:
         return None
     named: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}}
     for key, value in load_file(path).items():
@@ -59,10 +53,20 @@ def go_on(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Op
 
 def finished(path: Path, identity: str, model: nn.Module) -> list[dict[str, float]] | None:
     """Read a finished run's network into `model`; its history, or None where there is nothing of this very run."""
-    if not path.is_file():
-        return None
-    metadata = models.read_metadata(path)
-    if metadata.get("identity") != identity:
+    metadata = _metadata(path, identity)
+    if metadata is None:
         return None
     models.load_into(model, path)
     return json.loads(metadata["history"])
+
+
+def _metadata(path: Path, identity: str) -> dict[str, str] | None:
+    """The header of a whole file of this very run. One that is cut off counts as none, and is written again."""
+    if not path.is_file():
+        return None
+    try:
+        metadata = models.read_metadata(path)
+    except ValueError:
+        print(f"{path.name} is cut off: it is made again")
+        return None
+    return metadata if metadata.get("identity") == identity else None

@@ -35,8 +35,9 @@ def forward(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str]
     maps = torch.stack(list(named.values()), dim=1)  # (B, R, H', W')
     scales = maps.abs().amax(dim=(2, 3))
     scaled = (maps / scales.clamp(min=1e-30)[:, :, None, None]).half()
-    finite = scales.isfinite().all(dim=1) & logits.isfinite().all(dim=1)
-    found = {"predicted": predicted, "logits": logits.half(), "scaled_maps": scaled, "scales": scales, "finite": finite}
+    halves = logits.half()  # infinite beyond 65504, which only a network that diverged reaches
+    finite = scales.isfinite().all(dim=1) & halves.isfinite().all(dim=1)
+    found = {"predicted": predicted, "logits": halves, "scaled_maps": scaled, "scales": scales, "finite": finite}
     return list(named), found
 
 

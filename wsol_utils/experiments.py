@@ -47,12 +47,15 @@ class Config:
         image_size, resize_size: pixels of the square input, and of the frame that it is cropped from in training.
         padding: a grey margin around that frame, in pixels, that the crop may reach into.
         head_multiplier: the head's rate as a multiple of `lr`, for each pooling.
+        on_bad_image: "stop" at a photograph that is missing or does not decode, or "skip" it, list it in skipped.csv
+            and count it in the tables' n_skipped.
         evaluate_on: "test", or "validation" for a fifth of the train split, which is then not trained on.
         seeds: a training run each.
         results: folder of the results; a relative path starts at the repository's root.
         workers: processes that decode images; -1 for a share of the cores where a GPU computes, else none.
         device: "cpu", "cuda" or "" for a GPU where there is one.
         threads: of torch on the CPU, 0 for torch's own choice; fixed where figures are to be repeated exactly.
+        deterministic: whether torch may use only algorithms that repeat themselves to the bit; slower on a GPU.
         cache_gb: decoded photographs of a train split that takes no more are kept in memory, of each process.
         decoder: "pillow" or "torchvision", see `loading.Loader`.
         compiled: whether torch compiles the network before it trains on a GPU.
@@ -89,12 +92,14 @@ class Config:
     component: str = ""
     boundary: str = ""
     candidates: int = 0
+    on_bad_image: str = "stop"
     evaluate_on: str = "test"
     seeds: tuple[int, ...] = (0,)
     results: str = "results"
     device: str = ""
     workers: int = -1
     threads: int = 0
+    deterministic: bool = False
     cache_gb: float = 4.0
     decoder: str = "pillow"
     compiled: bool = False
@@ -185,6 +190,7 @@ def configure(dataset: str = "birds", profile: str = "sample", **values) -> Conf
     _one_of("backbone", config.backbone, models.BACKBONES)
     _one_of("layout", config.layout, datasets.READERS)
     _one_of("evaluate_on", config.evaluate_on, ("test", "validation"))
+    _one_of("on_bad_image", config.on_bad_image, ("stop", "skip"))
     _one_of("decoder", config.decoder, loading.DECODERS)
     for name in config.poolings:
         pooling.build(name, config.temperature)

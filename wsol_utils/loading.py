@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Loader:
     Raises:
         ValueError: if the decoder is unknown.
         DatasetError: if a photograph does not decode.
+        RuntimeError: if a worker process dies.
     """
 
     def __init__(
@@ -86,8 +88,8 @@ class Loader:
                 _Frames(self.dataset), batch_sampler=indices, num_workers=self.workers, collate_fn=_together,
                 pin_memory=pinned, prefetch_factor=4 if self.workers else None, generator=torch.Generator(),
             )  # fmt: skip
-            for batch, (frames, boxes) in zip(indices, loader, strict=True):
-                ends = self.dataset.ends
+            ends = self.dataset.ends
+            for batch, (frames, boxes) in zip(indices, _alive(loader), strict=True):
                 yield frames, list(boxes.split([int(ends[i + 1] - ends[i]) for i in batch]))
 
     def _decode(self, batch: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
@@ -100,6 +102,24 @@ class Loader:
             found = [resize(image, true(i)) for image, i in zip(images, batch, strict=True)]
         frames, boxes = zip(*found, strict=True)
         return torch.stack(frames), list(boxes)
+
+
+@contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Where memory runs out, on a GPU or here, the error says what to lower.
+
+    Raises:
+        MemoryError: in place of whatever torch or NumPy raise.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise MemoryError(
+            f"batches of {batch_size} images do not fit into memory ({str(error).splitlines()[0]}): lower batch_size, "
+            "or cache_gb, or close other programs, then run again; what was finished is kept"
+        ) from error
 
 
 def _by_torchvision(files: Sequence[Path], device: str) -> list[Tensor] | None:
@@ -129,6 +149,19 @@ class _Frames(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.dataset.frame(index)
+
+
+def _alive(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches; where a worker was killed, the error says what may help."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise RuntimeError(
+            f"a process that decodes photographs died ({error}), as happens when memory runs out: lower workers "
+            f"(now {loader.num_workers}) or batch_size, then run again; what was finished is kept"
+        ) from error
 
 
 def _together(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -236,7 +236,7 @@ def _load_state(network: nn.Module, path: str | Path, needed: tuple[str, ...], n
     try:
         state = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a whole safetensors file ({error}): copy or make it again") from error
     own = network.state_dict()
     wrong = [key for key in needed if key not in state or state[key].shape != own[key].shape]
     wrong += [key for key in state if key not in own]

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from wsol_utils import archive, distributed
 from wsol_utils.class_maps import forward, kind
 from wsol_utils.datasets import ImageDataset
-from wsol_utils.loading import QUIET, Batch, Loader
+from wsol_utils.loading import QUIET, Batch, Loader, enough_memory
 
 __all__ = ["Predictions", "kind", "made_from", "predict"]  # a map's name belongs here too
 
@@ -120,7 +120,8 @@ def predict(
         identity: what they are made from, to be kept with them; see `made_from`.
 
     Raises:
-        FloatingPointError: if features, weights or logits are not finite.
+        FloatingPointError: if features, weights or logits are not finite, naming the batch and the images.
+        MemoryError: if a batch is too large.
         ValueError: if there is no image, or several processes have no path.
     """
     if not len(dataset):
@@ -133,9 +134,10 @@ def predict(
     with TemporaryDirectory() as folder:
         file = path or Path(folder) / "predictions.npz"
         with archive.Writer(file) if distributed.rank() == 0 else nullcontext() as writer:
-            for rows, whole in computed:
-                writer.append(**rows)
-                writer.put(**whole)
+            with enough_memory(batch_size):
+                for rows, whole in computed:
+                    writer.append(**rows)
+                    writer.put(**whole)
             if writer:
                 writer.put(image_size=np.asarray(image_size), identity=np.array(identity))
         distributed.wait()
@@ -165,8 +167,12 @@ def _computed(model: nn.Module, loader: Loader, batches: Sequence[range]) -> Ite
 def _of_batch(model: nn.Module, loader: Loader, batch: range, loaded: Batch) -> tuple[Arrays, Arrays]:
     images, labels, boxes = loaded
     kinds, tensors = forward(model, images, labels)
-    if not tensors.pop("finite").all():
-        raise FloatingPointError("features, class weights or logits are not finite: lower lr or head_multiplier")
+    if not (finite := tensors.pop("finite").cpu().numpy()).all():
+        bad = loader.dataset.image_ids[batch.start : batch.stop][~finite]
+        raise FloatingPointError(
+            "features, class weights or logits are not finite in the batch of images "
+            f"{batch.start + 1} to {batch.stop} ({', '.join(bad)}): lower lr or head_multiplier, and train again"
+        )
     rows = {name: tensor.cpu().numpy() for name, tensor in tensors.items()} | {
         "image_id": loader.dataset.image_ids[batch.start : batch.stop],
         "label": loader.dataset.labels[batch.start : batch.stop],

@@ -9,7 +9,8 @@ from wsol_utils.training import Recipe
 PROFILES = {
     "sample": {
         "backbone": "small_vgg", "image_size": 96, "resize_size": 96, "padding": 8, "batch_size": 32, "lr": 3e-3,
-        "optimizer": "adamw", "schedule": "onecycle", "weight_decay": 1e-2, "threads": 2, "device": "cpu",
+        "optimizer": "adamw", "schedule": "onecycle", "weight_decay": 1e-2, "threads": 2, "deterministic": True,
+        "device": "cpu",
         "head_multiplier": {"gap": 5.0, "wgap": 200.0, "wgap_sum": 1.4, "tap": 0.25},
     },
     "light": {

@@ -20,6 +20,7 @@ METRICS_COLUMNS = [
     "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images",
     "top1_cls", "top1_loc", "gt_known", "gt_known_low", "gt_known_high",
     "threshold_sd", "p_value", "features", "interpolation", "component", "boundary", "candidates",
+    "n_skipped",
 ]  # fmt: skip
 
 
@@ -32,11 +33,30 @@ def prepare(config: Config) -> pd.DataFrame:
     """The table that notebook 01 writes, as it makes it; the one that is there already, if there is."""
     path = config.folder / "annotations.csv"
     if not path.is_file() and distributed.rank() == 0:
-        table = datasets.READERS[config.layout](config.root)
-        splits = ("train", "test") if len(table) < 200_000 else ("test",)
-        datasets.write_table(datasets.check(table, config.root, splits), path)
+        table, left_out = opened(config, datasets.READERS[config.layout](config.root))
+        write_csv(left_out, config.folder / "skipped.csv")
+        datasets.write_table(table, path)
     distributed.wait()
     return datasets.read_table(path)
+
+
+def opened(config: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A data set's table once its photographs have been opened, and those that it does without.
+
+    Returns:
+        As of `datasets.check`, and of `datasets.leave_out` where the run skips what is bad: image_id, path, split,
+        reason. A train split of 200,000 images and more is not opened unless it does: that takes hours.
+    """
+    splits = ("train", "test") if len(table) < 200_000 or config.on_bad_image == "skip" else ("test",)
+    left_out = pd.DataFrame(columns=["image_id", "path", "split", "reason"])
+    if config.on_bad_image == "skip":
+        table, left_out = datasets.leave_out(table, config.root, splits)
+    return datasets.check(table, config.root, splits), left_out
+
+
+def skipped(config: Config) -> pd.DataFrame:
+    """The photographs that the run does without, as notebook 01 listed them."""
+    return read_csv(config.require(config.folder / "skipped.csv", "01_dataset_preparation"))
 
 
 def networks(config: Config) -> pd.DataFrame:
@@ -73,7 +93,18 @@ def seed_csv(config: Config, name: str, notebook: str) -> pd.DataFrame:
         FileNotFoundError: naming the notebook that writes them, if one is not there.
     """
     paths = [config.require(config.seed_folder(seed) / name, notebook) for seed in config.seeds]
-    return pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    return pd.concat([read_csv(path) for path in paths], ignore_index=True)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A table that `write_csv` wrote.
+
+    Raises:
+        ValueError: if it is cut off within a line.
+    """
+    if not path.read_bytes().endswith(b"\n"):
+        raise ValueError(f"{path} is cut off: delete it, and run the notebook that writes it again")
+    return pd.read_csv(path)
 
 
 def write_seed_csv(config: Config, rows: pd.DataFrame, name: str) -> None:
@@ -93,7 +124,9 @@ def described(config: Config, rows: pd.DataFrame) -> pd.DataFrame:
     protocol = config.conventions
     constant = {name: getattr(config, name) for name in ("dataset", "profile", "backbone", "protocol", "features")}
     constant |= {name: getattr(protocol, name) for name in experiments.CONVENTIONS}
-    rows = rows.assign(**constant, candidates=len(protocol.candidates))
+    evaluated = "train" if config.evaluate_on == "validation" else "test"
+    n_skipped = int((skipped(config)["split"] == evaluated).sum())
+    rows = rows.assign(**constant, candidates=len(protocol.candidates), n_skipped=n_skipped)
     rows["temperature"] = np.where(rows["pooling"].str.startswith("wgap"), config.temperature, np.nan)
     return rows[METRICS_COLUMNS]
 

@@ -4,12 +4,12 @@ Only the notebooks, the runner and the command line use this module.
 """
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import suppress
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -33,13 +33,15 @@ def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str)
         start: from `starting_weights`.
 
     Returns:
-        The history, as of `training.fit`; empty where nothing was trained.
+        The history, as of `training.fit` but for the seconds: the tables of equal runs are equal. Empty where
+        nothing was trained.
     """
     rows, path = runs.split(config, table, "train"), runs.checkpoint(config, seed, name)
     torch.manual_seed(seed)
     model = network(config, name, int(table["label"].max()) + 1, rows.empty, start)
     if not rows.empty:
-        return finetune(config, model, rows, config.recipe(name), path, seed, start)
+        history = finetune(config, model, rows, config.recipe(name), path, seed, start)
+        return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
     if distributed.rank() == 0:
         models.save(model, path, {})
     distributed.wait()
@@ -82,10 +84,11 @@ def predict_test(
         keep: where to, as of `predictions.predict`.
     """
     photographs, sizes = runs.test_set(config, table, protocol), runs.split(config, table, "test")[["width", "height"]]
-    return predict(
-        model, photographs, sizes.to_numpy(), device=runs.device(config), workers=runs.workers(config),
-        decoder=config.decoder, **keep,
-    )  # fmt: skip
+    with _algorithms(config):
+        return predict(
+            model, photographs, sizes.to_numpy(), batch_size=min(64, config.batch_size), device=runs.device(config),
+            workers=runs.workers(config), decoder=config.decoder, **keep,
+        )  # fmt: skip
 
 
 def network(config: Config, name: str, classes: int, own_head: bool, weights: str | None = None) -> torch.nn.Module:
@@ -151,15 +154,34 @@ def finetune(
             arguments = (config, model, table, recipe, checkpoint, seed, start)
             distributed.launch(config.processes, runs.device(config), finetune, *arguments)
     compiled = config.compiled and loader.device != "cpu"
-    return training.fit(
-        model, loader, recipe, checkpoint,
-        seed=seed, compiled=compiled, keep_every=config.checkpoint_steps, fingerprint=made_of,
-    )  # fmt: skip
+    with _algorithms(config):
+        return training.fit(
+            model, loader, recipe, checkpoint,
+            seed=seed, compiled=compiled, keep_every=config.checkpoint_steps, fingerprint=made_of,
+        )  # fmt: skip
+
+
+@contextmanager
+def _algorithms(config: Config) -> Iterator[None]:
+    """Torch's algorithms as the configuration asks for them, and then as they were."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+    torch.use_deterministic_algorithms(config.deterministic)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _with_sizes(config: Config, rows: pd.DataFrame) -> str:
     """Rows of a table and the sizes of their files, as text: other pictures of the same names make another."""
-    return rows.assign(size=[(config.root / path).stat().st_size for path in rows["path"]]).to_csv()
+    try:
+        sizes = [(config.root / path).stat().st_size for path in rows["path"]]
+    except FileNotFoundError as error:
+        problem = f"{error.filename}: the photograph was there when notebook 01 ran and is missing now; "
+        raise datasets.DatasetError(problem + "put it back, or run notebook 01 again") from error
+    return rows.assign(size=sizes).to_csv()
 
 
 def head_rates(config: Config, seed: int, rates: dict[str, Sequence[float]]) -> pd.DataFrame:
@@ -194,8 +216,7 @@ def head_rates(config: Config, seed: int, rates: dict[str, Sequence[float]]) -> 
             found = predict_test(config, model, table, config.conventions)
             logits, labels = torch.from_numpy(found.logits).float(), torch.from_numpy(found.label)
             loss = torch.nn.functional.cross_entropy(logits, labels).item()
-            if np.isfinite(loss):  # logits of float16 are not, beyond 65504
-                row |= {"loss": loss, "top1_cls": 100 * float((found.predicted == found.label).mean())}
+            row |= {"loss": loss, "top1_cls": 100 * float((found.predicted == found.label).mean())}
         rows.append(row)
     return pd.DataFrame(rows, columns=["pooling", "head_multiplier", "n_images", "loss", "top1_cls"])
 

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from wsol_utils import checkpoints, distributed, models
-from wsol_utils.loading import QUIET, Loader
+from wsol_utils.loading import QUIET, Loader, enough_memory
 
 SCHEDULES = ("constant", "onecycle", "steps")
 LOOK = 20  # steps between two looks at the loss on a GPU, each of which makes it wait
@@ -77,7 +77,8 @@ def fit(
         The history: per epoch its number, mean loss, accuracy in percent, seconds.
 
     Raises:
-        FloatingPointError: if the loss is not finite.
+        FloatingPointError: if the loss is not finite, naming the batch and its images.
+        MemoryError: if a batch is too large.
         ValueError: if the train split is smaller than one batch, or a batch smaller than an image for each process.
     """
     images, processes = len(loader.dataset), distributed.size()
@@ -90,7 +91,8 @@ def fit(
     history = checkpoints.finished(checkpoint, identity, model)
     if history is None:
         run = _Run(model, loader, recipe, seed, checkpoint, identity, keep_every)
-        history = run.to_the_end(compiled)
+        with enough_memory(recipe.batch_size):
+            history = run.to_the_end(compiled)
         if distributed.rank() == 0:
             models.save(model, checkpoint, {"identity": identity, "history": json.dumps(history)})
             run.resume.unlink(missing_ok=True)
@@ -124,6 +126,7 @@ class _Run:
         self.history: list[dict[str, float]] = []
         self.step, self.seconds = 0, 0.0  # of the present epoch
         self.sums = torch.zeros(3, dtype=torch.float64, device=loader.device)
+        self.losses: dict[int, Tensor] = {}  # of the steps since the last look
         self._go_on()
         distributed.wait()  # nobody writes before everybody has read
         done = len(self.history) * self.steps + self.step
@@ -151,19 +154,19 @@ class _Run:
         whole = [order[i * size : (i + 1) * size] for i in range(self.step, self.steps)]
         shares = [batch[distributed.rank() :: distributed.size()] for batch in whole]
         for images, labels, _ in self.loader.batches(shares):
-            self._step(network, images, labels)
+            self.losses[self.step] = self._step(network, images, labels)
             self.step += 1
             self.bar.update()
             last = self.step == self.steps
             keep = last or (self.keep_every and self.step % self.keep_every == 0)
             if keep or not self.on_gpu or self.step % LOOK == 0:
-                self._look()
+                self._look(order)
             if keep:
                 self.seconds = time.perf_counter() - start
                 self._keep(last)
 
-    def _step(self, network: nn.Module, images: Tensor, labels: Tensor) -> None:
-        """(b, 3, H, W) images and (b,) labels, this process's share of a batch."""
+    def _step(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """(b, 3, H, W) images and (b,) labels, this process's share of a batch; the loss."""
         factor = rate_factor(self.recipe.schedule, (len(self.history) + self.step / self.steps) / self.recipe.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_lr"] * factor
@@ -178,14 +181,19 @@ class _Run:
         self.optimizer.step()
         right = (logits.argmax(dim=1) == labels).sum()
         self.sums += torch.stack([loss.detach().double() * len(labels), right, torch.full_like(right, len(labels))])
+        return loss.detach()
 
-    def _look(self) -> None:
-        """Is the loss still a number?"""
+    def _look(self, order: list[int]) -> None:
+        """Is the loss still a number? `order` is the epoch's, for the names of the images."""
         loss, right, seen = self.sums.tolist()
         if not math.isfinite(loss):
+            step = next(step for step, loss in self.losses.items() if not loss.isfinite())
+            batch = order[step * self.recipe.batch_size : (step + 1) * self.recipe.batch_size]
             raise FloatingPointError(
-                f"the loss is {loss} in epoch {len(self.history) + 1}: lower lr or head_multiplier"
+                f"the loss is {self.losses[step].item()} in epoch {len(self.history) + 1}, batch {step + 1} "
+                f"(images {', '.join(self.loader.dataset.image_ids[batch])}): lower lr or head_multiplier"
             )
+        self.losses.clear()
         if seen:
             self.bar.set_postfix(loss=f"{loss / seen:.3f}", accuracy=f"{100 * right / seen:.1f} %", refresh=False)
 
