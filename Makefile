@@ -1,4 +1,5 @@
 # make reproduce   runs the notebooks on the embedded sample, both data sets (see README.md for real photographs)
+# make verify      checks finished runs: their files, and their tables computed again from the predictions
 # make test        the tests, and the notebooks as tests
 # make notebooks   executes the committed notebooks again, in place
 # make reference   measures again what results/reference/sample holds
@@ -8,6 +9,7 @@
 PYTHON ?= python3
 RESULTS ?= results
 PARAMETERS := DATASET PROFILE DATA_ROOT WEIGHTS BACKBONE SEEDS POOLINGS TEMPERATURE RESULTS PROCESSES \
+	BATCH_SIZE ON_BAD_IMAGE \
 	PROTOCOL FEATURES NORMALIZATION RESOLUTION INTERPOLATION COMPONENT BOUNDARY CANDIDATES
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -15,10 +17,13 @@ INSTALLED := .venv/.installed
 # the tests and the notebooks show no progress bars: their outputs are compared
 export TQDM_DISABLE = 1
 
-.PHONY: reproduce test notebooks reference benchmarks lab clean
+.PHONY: reproduce verify test notebooks reference benchmarks lab clean
 
 reproduce: $(INSTALLED)
 	@$(VENV_PYTHON) -m doit --file dodo.py run $(foreach name,$(PARAMETERS),$(name)="$($(name))")
+
+verify: $(INSTALLED)
+	@$(VENV_PYTHON) -m wsol_utils verify "$(RESULTS)"
 
 test: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest tests

@@ -48,6 +48,12 @@ def test_lines_end_as_the_text_has_them(tmp_path):
     assert (tmp_path / "a.txt").read_bytes() == "η\r\nb\n".encode()
 
 
+@pytest.mark.parametrize("text, cut", [("", True), ("a", True), ("a\nb", True), ("a\n", False), ("\n", False)])
+def test_cut_off(tmp_path, text, cut):
+    (tmp_path / "a.csv").write_text(text)
+    assert files.is_cut_off(tmp_path / "a.csv") is cut
+
+
 def test_two_processes_at_once_leave_one_whole_file(tmp_path):
     script = (
         "import sys; from wsol_utils import files\n"

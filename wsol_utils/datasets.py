@@ -4,6 +4,7 @@ Boxes follow every resize, crop and flip of their image.
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -155,16 +156,21 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     """Reads what `write_table` wrote.
 
     Raises:
-        DatasetError: the file is missing or is no such table; run notebook 01.
+        DatasetError: the file is missing, cut off, or no such table; delete it and run notebook 01.
     """
     types = {name: "int64" if name in ("label", "width", "height") else str for name in COLUMNS}
     try:
+        if files.is_cut_off(path):
+            raise ValueError("it is cut off")
         table = pd.read_csv(path, dtype=types, keep_default_na=False)[COLUMNS]
-        return table.assign(
-            boxes=[[(x0, y0, x1, y1) for x0, y0, x1, y1 in json.loads(text)] for text in table["boxes"]]
-        )
+        boxes = [[tuple(map(float, box)) for box in json.loads(text)] for text in table["boxes"]]
+        if any(len(box) != 4 or not all(map(math.isfinite, box)) for some in boxes for box in some):
+            raise ValueError("a box is four finite numbers")
+        return table.assign(boxes=boxes)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DatasetError(f"{path}: no table of annotations ({error}); run notebook 01, which writes it") from error
+        raise DatasetError(
+            f"{path}: no table of annotations ({error}); delete it and run notebook 01, which writes it"
+        ) from error
 
 
 def hold_out(table: pd.DataFrame, fraction: float = 0.2, seed: int = 0) -> pd.DataFrame:

@@ -45,6 +45,13 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
+def is_cut_off(path: str | os.PathLike) -> bool:
+    """Whether a text file ends within a line, or is empty."""
+    with open(path, "rb") as opened:
+        opened.seek(max(os.path.getsize(path) - 1, 0))
+        return opened.read() != b"\n"
+
+
 def put(temporary: Path, path: Path, durable: bool = True) -> None:
     """Rename a file that is complete, once its bytes are on the disk."""
     if durable:

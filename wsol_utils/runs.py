@@ -102,7 +102,7 @@ def read_csv(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: if it is cut off within a line.
     """
-    if not path.read_bytes().endswith(b"\n"):
+    if files.is_cut_off(path):
         raise ValueError(f"{path} is cut off: delete it, and run the notebook that writes it again")
     return pd.read_csv(path)
 
