@@ -3,14 +3,17 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
+import subprocess
 from datetime import datetime
 
 import pandas as pd
 import pytest
 import torch
+from layouts_on_disk import LAYOUTS
 
-from wsol_utils import experiments, manifest, reference, runs
+from wsol_utils import datasets, experiments, manifest, reference, runs
 
 
 @pytest.fixture
@@ -42,8 +45,8 @@ def written(config, given=None):
 def test_what_it_holds(run):
     content = written(run, {"seeds": "0,2"})
     assert list(content) == [
-        "given", "parameters", "seeds", "device", "versions", "git_revision", "written", "duration_seconds",
-        "weights_sha256", "sha256",
+        "command", "given", "parameters", "seeds", "device", "platform", "versions", "packages", "git_revision",
+        "code", "data", "written", "duration_seconds", "weights_sha256", "sha256",
     ]  # fmt: skip
     assert content["given"] == {"seeds": "0,2"} and content["seeds"] == [0, 2]
     assert content["parameters"]["lr"] == run.lr and content["parameters"]["poolings"] == ["gap", "wgap"]
@@ -85,6 +88,100 @@ def test_without_a_weights_file(run, weights):
     assert written(experiments.replace(run, weights=weights))["weights_sha256"] == ""
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "make reproduce DATASET=cub"),
+        ({"seeds": "0,1", "results": "results"}, "make reproduce DATASET=cub SEEDS=0,1 RESULTS=results"),
+        ({"data_root": "~/the data"}, "make reproduce DATASET=cub DATA_ROOT='~/the data'"),
+        ({"results": "it's$5"}, """make reproduce DATASET=cub RESULTS='it'"'"'s$$5'"""),
+    ],
+)
+def test_the_command_that_repeats_the_run(given, expected):
+    assert manifest.command("cub", given) == expected
+
+
+def test_make_understands_the_command(run, tmp_path):
+    given = {"results": "a folder $x it's", "data_root": "/b c/"}
+    (tmp_path / "Makefile").write_text('reproduce:\n\t@printf "%s|" $(foreach n,DATASET RESULTS DATA_ROOT,"$($(n))")\n')
+    said = subprocess.run(
+        written(run, given)["command"], shell=True, cwd=tmp_path, env={"PATH": os.environ["PATH"], "x": "X"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout == "birds|a folder X it's|/b c/|"  # the recipe's own shell puts in $x, as in the first run
+
+
+def test_every_package_is_listed(run):
+    packages = written(run)["packages"]
+    assert list(packages) == sorted(packages) and list(packages) == [name.lower() for name in packages]
+    assert packages["numba"] == importlib.metadata.version("numba")
+    assert len(packages) > len(manifest.PACKAGES)
+
+
+def test_platform(run):
+    found = written(experiments.replace(run, threads=3))["platform"]
+    assert list(found) == ["system", "machine", "processor", "threads", "deterministic_algorithms"]
+    assert found["system"].startswith(platform.system()) and found["machine"] == platform.machine()
+    assert found["threads"] == 3 and type(found["processor"]) is str
+    assert written(run)["platform"]["threads"] in (run.threads, torch.get_num_threads())
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_whether_algorithms_repeat_themselves_is_told(run, deterministic):
+    config = experiments.replace(run, deterministic=deterministic)
+    assert written(config)["platform"]["deterministic_algorithms"] is deterministic
+
+
+def test_code(run):
+    code = written(run)["code"]
+    modules = {f"wsol_utils/{path.name}" for path in (experiments.ROOT / "wsol_utils").glob("*.py")}
+    assert set(code) == modules | {"dodo.py", "notebooks/05_tables.ipynb"}  # the one that was run
+    assert code["dodo.py"] == hashlib.sha256((experiments.ROOT / "dodo.py").read_bytes()).hexdigest()
+
+
+def test_every_layout_has_its_lists():
+    assert set(manifest.LISTS) == set(datasets.READERS)
+
+
+@pytest.mark.parametrize(
+    ("layout", "lists"),
+    [
+        ("cub", {"images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt"}),
+        ("ilsvrc", {"LOC_synset_mapping.txt", "LOC_train_solution.csv", "LOC_val_solution.csv"}),
+        ("tiny_imagenet", {"wnids.txt", "words.txt", "val/val_annotations.txt"}),
+    ],
+)
+def test_data(run, tmp_path, layout, lists):
+    LAYOUTS[layout](tmp_path / "data")
+    config = experiments.replace(run, layout=layout, data_root=str(tmp_path / "data"))
+    table = datasets.READERS[layout](config.root)
+    datasets.write_table(table, config.folder / "annotations.csv")
+    data = written(config)["data"]
+    assert set(data["lists"]) == lists
+    for name, entry in data["lists"].items():
+        text = (tmp_path / "data" / name).read_bytes()
+        assert entry == {"sha256": hashlib.sha256(text).hexdigest(), "bytes": len(text)}
+    sizes = {
+        split: [(config.root / path).stat().st_size for path in rows["path"]] for split, rows in table.groupby("split")
+    }
+    expected = {split: {"images": len(some), "bytes": sum(some)} for split, some in sizes.items()}
+    assert data["photographs"] == expected and list(expected) == ["test", "train"]
+    (config.root / table["path"][0]).unlink()  # one that the run passed over
+    again = written(config)["data"]["photographs"][table["split"][0]]
+    assert again["images"] == expected[table["split"][0]]["images"] - 1
+
+
+def test_two_manifests_differ_in_their_time_alone(run):
+    first, second = written(run, {"seeds": "0,2"}), written(run, {"seeds": "0,2"})
+    assert first | {"written": ""} == second | {"written": ""} and list(first) == list(second)
+
+
+def test_hidden_files_are_not_listed(run):
+    (run.folder / ".doit.json").write_text("{}")
+    (run.folder / "seed0" / ".gap.safetensors.1.part").write_text("")
+    assert not [name for name in written(run)["sha256"] if "/." in f"/{name}"]
+
+
 def test_outside_a_git_checkout(run, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
@@ -96,7 +193,12 @@ def test_outside_a_git_checkout(run, tmp_path, monkeypatch):
 def test_a_gpu_is_named(run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA X at {device}")
-    assert written(experiments.replace(run, device="cuda:1"))["device"] == "NVIDIA X at cuda:1"
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)
+    content = written(experiments.replace(run, device="cuda:1"))
+    assert content["device"] == "NVIDIA X at cuda:1"
+    assert (content["platform"]["cuda"], content["platform"]["cudnn"]) == ("13.2", 91000)
+    assert not {"cuda", "cudnn"} & set(written(run)["platform"])  # it computed on the CPU
 
 
 def test_summary(run, monkeypatch):

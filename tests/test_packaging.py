@@ -145,6 +145,7 @@ def test_only_the_top_imports_experiments():
         "stages",
         "keeping",
         "manifest",
+        "verification",
         "__main__",
     }
 

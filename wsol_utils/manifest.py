@@ -117,23 +117,24 @@ def _data(config: experiments.Config) -> dict[str, dict]:
     }
     splits = {}
     if (config.folder / "annotations.csv").is_file():
-        columns = pd.read_csv(config.folder / "annotations.csv", usecols=["path", "split"], dtype=str)
-        for split, rows in columns.groupby("split"):
-            sizes = [(config.root / path).stat().st_size for path in rows["path"]]
-            splits[split] = {"images": len(sizes), "bytes": sum(sizes)}
+        table = pd.read_csv(
+            config.folder / "annotations.csv", usecols=["path", "split"], dtype=str, keep_default_na=False
+        )
+        for split, rows in table.groupby("split"):
+            photographs = [path for path in map(config.root.joinpath, rows["path"]) if path.is_file()]
+            size = sum(path.stat().st_size for path in photographs)
+            splits[split] = {"images": len(photographs), "bytes": size}
     return {"lists": lists, "photographs": splits}
 
 
-def _platform(config: experiments.Config) -> dict[str, str | int | bool]:
+def _platform(config: experiments.Config) -> dict[str, object]:
     """What the run computed on, as far as figures can depend on it."""
     found = {
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "processor": _processor(),
         "threads": config.threads or torch.get_num_threads(),
-        "deterministic_algorithms": bool(
-            getattr(config, "deterministic", False) or torch.are_deterministic_algorithms_enabled()
-        ),
+        "deterministic_algorithms": config.deterministic,
     }
     if runs.device(config) != "cpu" and torch.cuda.is_available():
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
