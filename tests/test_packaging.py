@@ -131,6 +131,8 @@ MAY_IMPORT = {  # the road is one way: who may import whom
     "photographs": {"layouts"},
     "datasets": {"layouts", "photographs", "transforms", "files"},
     "loading": {"datasets", "photographs"},
+    "unpacking": {"files", "layouts"},
+    "downloads": {"files", "layouts", "unpacking"},
 }
 
 

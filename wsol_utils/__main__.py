@@ -33,6 +33,21 @@ def render_sample(root: Path, seed: int) -> None:
 
 
 @main.command()
+@click.argument("name")
+@click.option("--root", type=click.Path(path_type=Path), default=ROOT / "data", help="folder to put it in")
+@click.option("--keep-archive/--no-keep-archive", default=True, show_default=True, help="once it is unpacked")
+def download(name: str, root: Path, keep_archive: bool) -> None:
+    """Fetch NAME, a row of data/downloads.csv, verify it and unpack it."""
+    from wsol_utils import downloads
+
+    try:
+        there, data_root = downloads.get(name, root, keep_archive), downloads.find(name).data_root
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error).replace("\n", " ")) from error
+    click.echo(f"{there} is there" + (f"; DATA_ROOT={root / data_root}" if data_root else ""))
+
+
+@main.command()
 def notebooks() -> None:
     """Execute the committed notebooks again with their defaults, in place."""
     os.environ["TQDM_DISABLE"] = "1"
