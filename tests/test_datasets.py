@@ -649,3 +649,100 @@ def test_real_folders(folder: str, layout: str, splits: dict[str, int], classes:
     )
     assert images.shape == (2, 3, 224, 224) and all((b[:, 2:] > b[:, :2]).all() for b in boxes)
     assert labels.tolist() == table["label"].iloc[[0, 7]].tolist()
+
+
+# Images left out.
+
+
+def spoil(root: Path, table: pd.DataFrame, rows: dict[int, bytes | None]) -> None:
+    for row, data in rows.items():
+        file = root / table["path"][row]
+        file.unlink() if data is None else file.write_bytes(data)
+
+
+@pytest.mark.fault(
+    "photographs that are missing or do not decode, and on_bad_image is skip",
+    "left out and listed with the reason; a split that would be empty, and wrong boxes, still stop",
+)
+def test_leave_out_lists_what_cannot_be_used(tmp_path: Path) -> None:
+    ilsvrc(tmp_path)
+    table = read("ilsvrc", tmp_path)
+    before = table.copy(deep=True)
+    whole = (tmp_path / table["path"][2]).read_bytes()
+    spoil(tmp_path, table, {0: None, 2: whole[:-100], 3: b"a letter"})
+    used, left_out = datasets.leave_out(table, tmp_path)
+    pd.testing.assert_frame_equal(table, before)
+    pd.testing.assert_frame_equal(used, table.iloc[[1, 4]].reset_index(drop=True))
+    assert list(left_out.columns) == ["image_id", "path", "split", "reason"] and list(left_out.index) == [0, 1, 2]
+    assert left_out["image_id"].tolist() == ["n02_12", "n01_5", "v1"]
+    assert left_out["path"].tolist() == [table["path"][row] for row in (0, 2, 3)]
+    assert left_out["split"].tolist() == ["train", "train", "test"]
+    reasons = left_out["reason"].tolist()
+    assert reasons[0] == "no such file" and reasons[2] == "does not decode (no image of a known format)"
+    assert reasons[1].startswith("does not decode (") and "truncated" in reasons[1]
+    assert not any(str(tmp_path) in reason or "\n" in reason for reason in reasons)
+    check(used, tmp_path)
+
+
+def test_leave_out_of_one_split_leaves_the_other_alone(tmp_path: Path) -> None:
+    cub(tmp_path)
+    table = read("cub", tmp_path)
+    spoil(tmp_path, table, {0: None, 1: None})
+    used, left_out = datasets.leave_out(table, tmp_path, splits=["test"])
+    assert used["image_id"].tolist() == table["image_id"].tolist()[::2] + table["image_id"].tolist()[3:]
+    assert left_out["image_id"].tolist() == [table["image_id"][1]]
+    with pytest.raises(DatasetError, match="unknown split 'val'"):
+        datasets.leave_out(table, tmp_path, splits=["val"])
+
+
+def test_leave_out_of_a_table_in_another_order(tmp_path: Path) -> None:
+    """Rows count, not the labels of the index, which may even repeat."""
+    cub(tmp_path)
+    table = read("cub", tmp_path)
+    spoil(tmp_path, table, {2: None})
+    mixed = table.iloc[[3, 2, 1, 0]].set_axis([7, 7, 7, 8])
+    used, left_out = datasets.leave_out(mixed, tmp_path)
+    assert used["image_id"].tolist() == [table["image_id"][row] for row in (3, 1, 0)]
+    assert left_out["image_id"].tolist() == [table["image_id"][2]]
+
+
+def test_leave_out_of_nothing(tmp_path: Path) -> None:
+    cub(tmp_path)
+    table = read("cub", tmp_path)
+    used, left_out = datasets.leave_out(table, tmp_path)
+    pd.testing.assert_frame_equal(used, table)
+    assert left_out.empty and list(left_out.columns) == ["image_id", "path", "split", "reason"]
+
+
+def test_leave_out_of_a_whole_split_stops(tmp_path: Path) -> None:
+    cub(tmp_path)
+    table = read("cub", tmp_path)
+    spoil(tmp_path, table, {1: None, 3: b"a letter"})
+    with pytest.raises(DatasetError, match=r"b\.jpg: no such file, as with every image of the test split; unpack"):
+        datasets.leave_out(table, tmp_path)
+    datasets.leave_out(table, tmp_path, splits=["train"])
+
+
+def test_leave_out_leaves_wrong_boxes_to_check(tmp_path: Path) -> None:
+    cub(tmp_path)
+    table = read("cub", tmp_path).assign(boxes=[[(0.0, 0.0, 99.0, 9.0)]] * 4)
+    used, left_out = datasets.leave_out(table, tmp_path)
+    assert left_out.empty
+    with pytest.raises(DatasetError, match="lies outside its image"):
+        check(used, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error"), MemoryError()]
+)
+def test_leave_out_stops_where_the_machine_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    cub(tmp_path)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(DatasetError, match=r"a\.jpg: .*(Permission denied|Input/output error|MemoryError)"):
+        datasets.leave_out(read("cub", tmp_path), tmp_path)

@@ -125,7 +125,7 @@ def leave_out(
 
     reasons = {row: found for row, found in _of_each(rows, reason) if found}
     left_out = table.iloc[list(reasons)][["image_id", "path", "split"]].assign(reason=list(reasons.values()))
-    used = table.drop(index=table.index[list(reasons)]).reset_index(drop=True)
+    used = table.iloc[[row for row in range(len(table)) if row not in reasons]].reset_index(drop=True)
     for split in sorted(set(left_out["split"]) - set(used["split"])):
         row = left_out[left_out["split"] == split].iloc[0]
         problem = f"{row['reason']}, as with every image of the {split} split"

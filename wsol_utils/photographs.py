@@ -62,4 +62,4 @@ def cause(error: BaseException | None) -> str:
     """What went wrong, in one line that names no folder."""
     if isinstance(error, UnidentifiedImageError):
         return "no image of a known format"
-    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
