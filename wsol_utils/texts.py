@@ -10,15 +10,15 @@ LONGEST_PATH, LONGEST_NAME = 1000, 240  # characters: what file systems take, le
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
-def plain_text(file: Path, longest: int = LONGEST_TEXT) -> str:
+def plain_text(file: Path) -> str:
     """A text in UTF-8; its lines may end as Windows or old Macs have it, and a byte-order mark is left out.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is something else: the line and what is wrong with it.
     """
-    if file.stat().st_size > longest:
-        raise ValueError(f"{file.stat().st_size} bytes, of which {longest} at most are read")
+    if file.stat().st_size > LONGEST_TEXT:
+        raise ValueError(f"{file.stat().st_size} bytes, of which {LONGEST_TEXT} at most are read")
     data = file.read_bytes()
     try:
         text = data.decode("utf-8-sig")
