@@ -1,5 +1,6 @@
 """manifest.json: what a run was, so that it can be repeated and its files recognised. Written last."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -87,11 +88,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
+@functools.cache
 def packages() -> dict[str, str]:
     """Every installed distribution; of two copies of one the version that is imported, the first on the path."""
     found: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions():
-        found.setdefault((distribution.metadata["Name"] or "").lower(), distribution.version)
+    for about in (distribution.metadata for distribution in importlib.metadata.distributions()):
+        found.setdefault((about["Name"] or "").lower(), about["Version"])
     return {name: found[name] for name in sorted(found) if name}
 
 

@@ -181,17 +181,20 @@ def _checksums(folder: Path, listed: dict[str, str]) -> tuple[list[Finding], dic
 def _figures(config: Kept, checked: dict[str, bool], whole: set[str]) -> list[Finding]:
     """metrics.csv beside what the predictions say, and the tables of notebook 05 beside what it says."""
     try:
-        metrics = pd.read_csv(config.folder / "metrics.csv")
+        metrics = runs.read_csv(config.folder / "metrics.csv")
+    except (OSError, ValueError) as error:
+        return [Finding(f"metrics.csv is no table: {_line(error)}")]
+    try:
         findings = _metrics(config, metrics, whole)
-    except Exception as error:  # a table that is not one can fail in many ways
-        return [Finding(f"metrics.csv cannot be computed again: {_line(error)}")]
+    except Exception as error:  # a table of other columns or values can fail in many ways
+        findings = [Finding(f"metrics.csv cannot be computed again: {_line(error)}")]
     for name in (name for name in MADE if name in checked):
         try:
             again = MADE[name](config, metrics)
             if isinstance(again, str):
                 findings += _same_text(name, (config.folder / name).read_bytes(), again)
             else:
-                findings += compare(name, pd.read_csv(config.folder / name), again)
+                findings += compare(name, runs.read_csv(config.folder / name), again)
         except Exception as error:  # likewise
             findings.append(Finding(f"{name} cannot be computed again: {_line(error)}"))
     return findings
