@@ -259,27 +259,6 @@ def verify(results: Path) -> None:
     root = experiments.results_root(str(results))
     for folder, findings in verification.verify_all(root):
         errors = sum(not finding.remark for finding in findings)
-        click.echo(f"{results / folder.relative_to(root)}: {f'{errors} findings' if errors else 'all is right'}")
-        for finding in findings:
-            click.echo(f"  {'remark: ' if finding.remark else ''}{finding.text}")
-        checked, wrong = checked + 1, wrong + errors
-    if not checked:
-        raise click.ClickException(f"there is no run below {results}: nothing to verify")
-    click.echo(f"{checked} runs checked, {wrong} findings" if wrong else f"{checked} runs checked, all is right")
-    if wrong:
-        raise SystemExit(1)
-
-
-@main.command()
-@click.argument("results", type=click.Path(path_type=Path))
-def verify(results: Path) -> None:
-    """Check the runs below RESULTS: their files, and their tables computed again from the predictions."""
-    from wsol_utils import experiments, verification
-
-    checked = wrong = 0
-    root = experiments.results_root(str(results))
-    for folder, findings in verification.verify_all(root):
-        errors = sum(not finding.remark for finding in findings)
         click.echo(f"{results / folder.relative_to(root)}: {f'findings: {errors}' if errors else 'all is right'}")
         for finding in findings:
             click.echo(f"  {'remark: ' if finding.remark else ''}{finding.text}")
