@@ -133,7 +133,17 @@ def test_folders_without_end(folder):
 
 
 @pytest.mark.fault("an archive holds a link, a device or a pipe", "nothing is written")
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.GNUTYPE_SPARSE,
+    ],
+)
 def test_links_and_devices_in_a_tar(folder, kind):
     target = "birds/a.jpg" if kind == tarfile.LNKTYPE else "/etc"
     archive = tgz(folder, ("birds/a.jpg", PHOTOGRAPH), special(kind, target), ("birds/special/passwd", b"x"))
@@ -262,6 +272,14 @@ def test_a_changed_byte(folder, pack):
     content[100] ^= 0xFF
     archive.write_bytes(content)
     refused(archive, "cut off, or no")
+
+
+def test_gzips_own_checksum_is_compared(folder):
+    """It comes last, after more zeros than tarfile looks at."""
+    content = bytearray(gzip.compress(tar_bytes(("birds/a.jpg", PHOTOGRAPH)) + bytes(100_000)))
+    content[-8] ^= 1
+    (folder / "birds.tgz").write_bytes(content)
+    refused(folder / "birds.tgz", "CRC check failed")
 
 
 @pytest.mark.parametrize("name", ["birds.tgz", "birds.zip"])
