@@ -99,9 +99,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
         data = np.memmap(path, mode="r")  # (bytes,)
         with zipfile.ZipFile(path) as archive:
             return {info.filename.removesuffix(".npy"): _array(archive, info, data) for info in archive.infolist()}
-    except OSError:
-        raise
     except Exception as error:  # zipfile's and NumPy's readers raise many kinds
+        if isinstance(error, OSError) and error.filename:
+            raise  # the file cannot be opened; where zipfile seeks a place that is none, there is no name
         raise ValueError(f"{path} is no whole .npz file ({error}): delete it and run again") from error
 
 

@@ -43,6 +43,7 @@ IMAGE_RULES = {
     "mean": filters.threshold_mean,
     "percentile": lambda values: 0.35 * np.percentile(values, 90),  # Bae et al. 2020, "PaS"
 }
+LOWEST = -1e6  # share of the maximum: beyond it these rules would lose what is positive in rounding
 RULES = ("fixed", *BOUNDARY_RULES, *IMAGE_RULES)
 
 
@@ -202,7 +203,9 @@ def _by_histogram(image: np.ndarray, rule) -> float:
     peak = image.max()
     if peak <= 0 or image.min() == peak:  # nothing positive, or constant: no threshold separates anything
         return 0.0
-    return float(np.clip(rule(image / peak), 0, 1))
+    with np.errstate(over="ignore"):
+        shares = np.maximum(image / peak, LOWEST)
+    return float(np.clip(rule(shares), 0, 1))
 
 
 def _one_of(kind: str, name: str, names: Sequence[str]) -> None:

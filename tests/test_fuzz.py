@@ -1,0 +1,421 @@
+"""Spoilt files, thousands of them, for everything that parses: a valid result, or an error that names the file.
+
+A plain loop: valid files are changed at random from a seed. FUZZ=20 in the environment tries twenty times as many.
+"""
+
+import io
+import os
+import pickle
+import random
+import re
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from layouts_on_disk import LAYOUTS, XML, lines, table
+from PIL import Image
+
+from wsol_utils import archive, boxes, datasets, layouts, loading, metadata, metrics, models, score_maps, thresholds
+from wsol_utils.photographs import decode
+
+INPUTS = 400  # for each parser
+TIMES = float(os.environ.get("FUZZ", "1"))
+SECONDS = 10  # that one input may take at most: what hangs takes longer
+
+TOKENS = [
+    b"nan", b"-inf", b"1e300", b"-1", b"0", b"2147483648", b"9" * 400, b"1_0", b"1.5", "１２".encode(), b"true",
+    b"", b" ", b"\t", b",", b",,", b"\r", b"\n", b"\0", b"\x1b[31m", b"\xff", b"\xc3\xa9", b"\xef\xbb\xbf",
+    b"../../etc/passwd", b"/etc/passwd", b"a\\b", b"." * 300, b"n00000000", b"-9999999999999999999999",
+    b"<", b"&a;", b"]]>", b"<!--", b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b'"', b"'", b"[", b"{", b"[[0, 0, 1, 1]]",
+    b"F64", b"<f8", b"|O", b"(1, 1)",
+]  # fmt: skip
+
+
+def spoil(data: bytes, rng: random.Random) -> bytes:
+    """A few random changes; more than half of them near an end, where headers are."""
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
+        near = rng.random()
+        places = len(data) if near > 0.6 else min(len(data), 200)
+        at = rng.randrange(places + 1)
+        at = len(data) - at if near < 0.2 else at
+        data = rng.choice(CHANGES)(data, at, rng)
+    return data
+
+
+def flip(data: bytes, at: int, rng: random.Random) -> bytes:
+    return (
+        data[:at]
+        + bytes(byte ^ (1 << rng.randrange(8)) for byte in data[at : at + rng.choice((1, 1, 4))])
+        + data[at + 4 :]
+    )
+
+
+def flip_one(data: bytes, at: int, rng: random.Random) -> bytes:
+    return data[:at] + bytes(byte ^ (1 << rng.randrange(8)) for byte in data[at : at + 1]) + data[at + 1 :]
+
+
+def cut(data: bytes, at: int, rng: random.Random) -> bytes:
+    return data[:at] if rng.random() < 0.5 else data[:at] + data[at + rng.randrange(1, 40) :]
+
+
+def insert(data: bytes, at: int, rng: random.Random) -> bytes:
+    return data[:at] + rng.choice(TOKENS) + data[at:]
+
+
+def noise(data: bytes, at: int, rng: random.Random) -> bytes:
+    some = rng.choice((bytes(8), b"\xff" * 8, rng.randbytes(8), b"0" * 8))
+    return data[:at] + some[: rng.randrange(1, 9)] + data[at + rng.randrange(9) :]
+
+
+def repeat(data: bytes, at: int, rng: random.Random) -> bytes:
+    return data[:at] + data[at : at + rng.randrange(1, 100)] * rng.choice((2, 2, 30)) + data[at:]
+
+
+def shuffle_lines(data: bytes, at: int, rng: random.Random) -> bytes:
+    """A line twice, away, or in the place of another."""
+    rows = data.split(b"\n")
+    one, other = rng.randrange(len(rows)), rng.randrange(len(rows))
+    match rng.randrange(3):
+        case 0:
+            rows.insert(other, rows[one])
+        case 1:
+            del rows[one]
+        case 2:
+            rows[one], rows[other] = rows[other], rows[one]
+    return b"\n".join(rows)
+
+
+def change_field(data: bytes, at: int, rng: random.Random) -> bytes:
+    """A word or number becomes a token, or another word of the file."""
+    words = list(re.finditer(rb"[\w.+-]+", data))
+    if not words:
+        return data
+    word = rng.choice(words)
+    other = rng.choice(TOKENS) if rng.random() < 0.6 else rng.choice(words)[0]
+    return data[: word.start()] + other + data[word.end() :]
+
+
+CHANGES = (
+    flip,
+    flip_one,
+    flip_one,
+    cut,
+    insert,
+    noise,
+    repeat,
+    shuffle_lines,
+    change_field,
+    change_field,
+    change_field,
+)
+
+
+# What makes a result valid.
+
+
+def below(root: Path, path: str) -> bool:
+    return path.isprintable() and (root / os.path.normpath(path)).resolve().is_relative_to(root.resolve())
+
+
+def valid_table(found, root: Path) -> None:
+    assert list(found.columns) == list(datasets.COLUMNS) and len(found)
+    assert found["path"].is_unique and all(below(root, path) for path in found["path"])
+    assert set(found["split"]) <= {"train", "test"} and found["label"].between(0, 9).all()
+    assert not found["class_name"].str.contains(r"[\0-\x08\x0a-\x1f\x7f]").any()
+    for split, some in zip(found["split"], found["boxes"], strict=True):
+        assert some or split == "train"
+        assert all(np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3] for box in some)
+
+
+def valid_metadata(root: Path) -> None:
+    found = metadata.read_metadata(root)
+    assert len(set(found.image_ids)) == len(found.image_ids) > 0
+    assert all(below(root, image_id) for image_id in found.image_ids)
+    assert set(found.labels) == set(found.image_ids) == set(found.boxes or found.masks)
+    assert all(type(label) is int and 0 <= label < 2**31 for label in found.labels.values())
+    assert all(1 <= side < 2**31 for size in found.sizes.values() for side in size)
+    for image_id, some in found.boxes.items():
+        assert some.dtype == np.float64 and some.shape == (len(some), 4) and len(some)
+        assert (some[:, :2] >= 0).all() and (some[:, 2:] >= some[:, :2]).all()
+        assert (some[:, 2:] <= np.add(found.sizes[image_id], 1)).all()
+    for some in found.masks.values():
+        assert some and all(below(root, path) for pair in some for path in pair if path)
+
+
+def valid_predictions(root: Path) -> None:
+    found = metadata.read_predicted(root / "predicted.txt", metadata.read_metadata(root))
+    assert found.dtype == np.int64 and found.shape == (2,) and (found >= 0).all() and (found < 2**31).all()
+
+
+def valid_map(root: Path) -> None:
+    for file in root.iterdir():
+        found = score_maps._map(root, file.name)
+        assert found.dtype in (np.float32, np.float64) and found.ndim == 2 and found.size and np.isfinite(found).all()
+
+
+def valid_archive(root: Path) -> None:
+    for file in root.iterdir():
+        for array in archive.read(file).values():
+            assert not array.dtype.hasobject
+            array.tobytes()  # every byte is there
+
+
+NETWORK = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 2))
+SHAPES = {key: value.shape for key, value in NETWORK.state_dict().items()}
+
+
+def valid_weights(root: Path) -> None:
+    found = models.read_metadata(root / "weights.safetensors")
+    assert all(type(key) is type(value) is str for key, value in found.items())
+    models.load_into(NETWORK, root / "weights.safetensors")
+    assert {key: value.shape for key, value in NETWORK.state_dict().items()} == SHAPES
+
+
+def valid_annotations(root: Path) -> None:
+    try:
+        found = datasets.read_table(root / "annotations.csv")
+    except (OverflowError, RecursionError) as error:  # of numbers and brackets by the hundred
+        raise ValueError(f"{root}: {error}") from error
+    assert list(found.columns) == list(datasets.COLUMNS)
+    assert all(len(box) == 4 and np.isfinite(box).all() for some in found["boxes"] for box in some)
+
+
+def valid_images(root: Path) -> None:
+    for file in root.iterdir():
+        size, image = decode(file)
+        assert image.mode == "RGB" and image.size == size and np.asarray(image).dtype == np.uint8
+        if (images := loading._by_torchvision([file], "cpu")) is not None:
+            assert images[0].shape == (3, *size[::-1]) and images[0].dtype == torch.uint8
+
+
+# Valid files to begin with.
+
+
+def written_metadata(root: Path, localization: list[str]) -> None:
+    lines(root / "image_ids.txt", ["val/a.jpg", "val/b.jpg"])
+    lines(root / "class_labels.txt", ["val/a.jpg,3", "val/b.jpg,7"])
+    lines(root / "image_sizes.txt", ["val/a.jpg,500,375", "val/b.jpg,64,48"])
+    lines(root / "localization.txt", localization)
+    lines(root / "predicted.txt", ["val/a.jpg,3", "val/b.jpg,7"])
+
+
+BOXES = ["val/a.jpg,1,2,30,40", "val/a.jpg,5,6,7.5,8", "val/b.jpg,0,0,64,48"]
+MASKS = ["val/a.jpg,m/a.png,m/i.png", "val/a.jpg,m/b.png,", "val/b.jpg,m/c.png,"]
+
+
+def written_maps(root: Path) -> None:
+    for dtype in ("f2", "f4", "f8", ">f4"):
+        root.mkdir(exist_ok=True)
+        np.save(root / f"{dtype.strip('>')}{len(dtype)}.npy", np.linspace(0, 1, 12).reshape(3, 4).astype(dtype))
+
+
+def written_archives(root: Path) -> None:
+    content = {"maps": np.arange(24.0).reshape(2, 3, 4), "name": np.array(["é", "ab"]), "none": np.zeros((0, 4))}
+    with archive.Writer(root / "own.npz") as writer:
+        writer.append(**content)
+    np.savez(root / "plain.npz", **content)
+    np.savez_compressed(root / "small.npz", **content)
+
+
+def written_weights(root: Path) -> None:
+    models.save(NETWORK, root / "weights.safetensors", {"identity": "a run", "history": "[1, 2]"})
+
+
+def written_images(root: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    root.mkdir()
+    for form in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM"):
+        Image.fromarray(noise).save(root / form, format=form)
+    Image.fromarray(noise).convert("CMYK").save(root / "CMYK", format="JPEG", progressive=True)
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(root / "16 bits", format="PNG")
+
+
+def layout(name: str) -> tuple[Callable, Callable, str]:
+    def valid(root: Path) -> None:
+        valid_table(layouts.READERS[name](root), root)
+
+    return lambda root: LAYOUTS[name](root, train=1, test=2), valid, "*.[tc][xs][tv]"
+
+
+PARSERS: dict[str, tuple[Callable, Callable, str]] = {  # how valid files are made, how they are read, which are spoilt
+    **{name: layout(name) for name in LAYOUTS},
+    "VOC XML": (*layout("ilsvrc")[:2], f"{XML}/*.xml"),
+    "metadata with boxes": (lambda root: written_metadata(root, BOXES), valid_metadata, "[!p]*.txt"),
+    "metadata with masks": (lambda root: written_metadata(root, MASKS), valid_metadata, "[!p]*.txt"),
+    "predicted classes": (lambda root: written_metadata(root, BOXES), valid_predictions, "predicted.txt"),
+    "score maps": (written_maps, valid_map, "*.npy"),
+    "archives": (written_archives, valid_archive, "*.npz"),
+    "weights": (written_weights, valid_weights, "*.safetensors"),
+    "annotation tables": (
+        lambda root: datasets.write_table(table(3), root / "annotations.csv"),
+        valid_annotations,
+        "annotations.csv",
+    ),
+    "images": (written_images, valid_images, "*"),
+}  # fmt: skip
+
+
+@pytest.mark.fault(
+    "any file that is read, with bytes flipped, cut, repeated, or lines and fields exchanged at random",
+    "a valid result, or an error that names the file; never another error, never without end",
+)
+@pytest.mark.parametrize("name", PARSERS)
+def test_spoilt_files(tmp_path, monkeypatch, name):
+    make, valid, pattern = PARSERS[name]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1 << 20)
+    warnings.simplefilter("ignore")  # the parsers' own, about what they read
+    root = tmp_path / "files"
+    make(root)
+    valid(root)
+    files = {file: file.read_bytes() for file in sorted(root.rglob(pattern)) if file.is_file()}
+    rng = random.Random(name)
+    outcomes = {"used": 0, "refused": 0}
+    for number in range(round(INPUTS * TIMES)):
+        file = rng.choice(list(files))
+        data = spoil(files[file], rng)
+        file.write_bytes(data)
+        start = time.monotonic()
+        try:
+            valid(root)
+            outcomes["used"] += 1
+        except ValueError as error:
+            message = str(error)
+            assert str(root) in message, f"input {number}: {message}"
+            assert len(message.splitlines()) == 1 or name == "annotation tables", f"input {number}: {message}"
+            outcomes["refused"] += 1
+        except Exception as error:  # those of `valid` too
+            raise AssertionError(f"input {number} of {name}, {file.name}: {data[:300]!r}") from error
+        assert time.monotonic() - start < SECONDS, f"input {number} of {name}: {data[:300]!r}"
+        file.write_bytes(files[file])
+    print(name, outcomes)
+    assert min(outcomes.values()) > 0  # else nothing was spoilt, or nothing but spoilt
+
+
+# No pickle.
+
+
+class Trap:
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.file), "w")
+
+
+@pytest.mark.fault(
+    "pickled objects in place of weights, a checkpoint, a score map or an archive",
+    "refused unread: no pickle is loaded",
+)
+def test_nothing_is_unpickled(tmp_path):
+    sprung, file = tmp_path / "sprung", tmp_path / "x"
+    trap = Trap(sprung)
+    objects, zipped, torchs = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.save(objects, np.array([[trap]]), allow_pickle=True)
+    np.savez(zipped, x=np.array([[trap]]))
+    torch.save({"x": trap}, torchs)
+    for data in (pickle.dumps(trap), objects.getvalue(), zipped.getvalue(), torchs.getvalue()):
+        file.write_bytes(data)
+        readers = (
+            lambda: models.read_metadata(file),
+            lambda: models.load_into(NETWORK, file),
+            lambda: score_maps._map(tmp_path, "x"),
+            lambda: archive.read(file),
+        )
+        for read in readers:
+            with pytest.raises(ValueError, match=str(file)):
+                read()
+        assert not sprung.exists()
+    pickle.loads(pickle.dumps(trap)).close()
+    assert sprung.exists()  # the trap works
+
+
+# Any numbers whatever in maps and boxes.
+
+SEVERAL = settings(deadline=None, max_examples=round(100 * TIMES))
+FLOATS = [np.float16, np.float32, np.float64]
+SHAPE = array_shapes(min_dims=2, max_dims=2, max_side=6) | st.sampled_from([(1, 40), (40, 1), (1, 1)])
+
+
+def any_map(dtype: type) -> st.SearchStrategy[np.ndarray]:
+    """Finite maps: extremes, denormals, zeros of both signs, constants, and whatever lies between."""
+    bits = 8 * np.dtype(dtype).itemsize
+    limits = np.finfo(dtype)
+    tiny = limits.smallest_subnormal
+    ends = (0.0, -0.0, limits.max, limits.min, limits.tiny, tiny, -tiny, 1.0, limits.eps)
+    extreme = st.sampled_from([float(end) for end in ends])
+    elements = extreme | st.floats(width=bits, allow_nan=False, allow_infinity=False)
+    return arrays(dtype, SHAPE, elements=elements)
+
+
+maps = st.sampled_from(FLOATS).flatmap(any_map)
+etas = st.lists(st.sampled_from(thresholds.PAPER_GRID) | st.floats(-2, 2) | st.just(1e300), min_size=1, max_size=6)
+
+
+@SEVERAL
+@given(maps, etas, st.sampled_from(boxes.COMPONENTS))
+def test_boxes_of_any_map_frame_what_is_above(image, eta, component):
+    with np.errstate(all="ignore"):
+        cuts = np.array(eta).astype(image.dtype) * image.max()
+    found = boxes.largest_boxes(image[None], eta, component)[0]
+    assert found.shape == (len(eta), 4) and found.dtype == np.int64
+    for (x0, y0, x1, y1), level, one in zip(found.tolist(), cuts, eta, strict=True):
+        mask = image > level
+        if not mask.any():
+            assert (x0, y0, x1, y1) == (0, 0, 0, 0)
+        else:
+            assert 0 <= x0 < x1 <= image.shape[1] and 0 <= y0 < y1 <= image.shape[0]
+            inside = mask[y0:y1, x0:x1]  # each side touches the component
+            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+        assert boxes.largest_box(image[None], [one], component)[0].tolist() == [x0, y0, x1, y1]
+
+
+@SEVERAL
+@given(maps, st.sampled_from(thresholds.BOUNDARIES))
+def test_means_on_the_boundary_of_any_map(image, boundary):
+    v = thresholds.boundary_means(image[None], boundary=boundary)[0]
+    assert (np.isnan(v) | ((v >= 0) & (v <= 1))).all()
+    if image.max() <= 0:
+        assert np.isnan(v).all()
+
+
+@SEVERAL
+@given(maps, st.sampled_from(thresholds.RULES), st.sampled_from(thresholds.BOUNDARIES))
+def test_the_threshold_of_any_map_is_a_fraction(image, rule, boundary):
+    eta = thresholds.select(image[None], rule, boundary=boundary)
+    assert eta.shape == (1,) and 0 <= eta[0] <= 1
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-5, 5).map(float)
+corners = st.integers(1, 4).flatmap(lambda n: arrays(np.float64, (n, 4), elements=numbers))
+
+
+@SEVERAL
+@given(corners, corners, st.booleans())
+def test_iou_of_any_boxes_is_a_symmetric_share(some, others, inclusive):
+    """Inside out, empty, and so large that their areas are no numbers."""
+    with np.errstate(all="ignore"):
+        overlap = metrics.iou(some, others, inclusive)
+        assert overlap.shape == (len(some), len(others))
+        assert (overlap >= 0).all() and (overlap <= 1).all()  # NaN is neither
+        np.testing.assert_array_equal(overlap, metrics.iou(others, some, inclusive).T)
+        best = metrics.best_iou(some, [others] * len(some), inclusive)
+        np.testing.assert_array_equal(best, overlap.max(axis=1))
+
+
+@SEVERAL
+@given(corners)
+def test_iou_with_itself_is_one_where_there_is_an_area(some):
+    with np.errstate(all="ignore"):
+        sides = some[:, 2:] - some[:, :2]
+        fair = ((sides > 1e-100) & (sides < 1e100)).all(axis=1)
+        assert (np.diag(metrics.iou(some, some))[fair] == 1).all()
+        assert not np.diag(metrics.iou(some, some))[(sides <= 0).any(axis=1)].any()
