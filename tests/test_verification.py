@@ -9,26 +9,24 @@ import sys
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from click.testing import CliRunner
-from layouts_on_disk import ROAD, ROOT, cub, run_road, weights_file
+from layouts_on_disk import ROAD, ROOT, cub, ilsvrc, run_road, weights_file
 
 from wsol_utils import __main__ as commands
 from wsol_utils import evaluation, experiments, manifest, models, protocols, runs, tables, verification
 from wsol_utils.verification import verify
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    """The results folder of a finished run of two networks on six test images."""
-    folder = tmp_path_factory.mktemp("made here")
-    cub(folder / "data")
+def make(folder, **others):
+    """A finished run on a few images: its results folder."""
     torch.manual_seed(0)
     weights = weights_file(folder / "small.safetensors", models.SmallVGG(), "features.")
     values = {
-        "dataset": "cub", "profile": "paper", "data_root": str(folder / "data"), "weights": str(weights),
-        "results": str(folder / "results"), "backbone": "small_vgg", "image_size": 48, "resize_size": 52,
-        "batch_size": 4, "epochs": 1, "rules": "first_above_mean,otsu", "recombinations": "signed,absolute",
-    }  # fmt: skip
+        "profile": "paper", "data_root": str(folder / "data"), "results": str(folder / "results"),
+        "weights": str(weights), "backbone": "small_vgg", "image_size": 48, "resize_size": 52, "batch_size": 4, "epochs": 1,
+        "rules": "first_above_mean,otsu", "recombinations": "signed,absolute",
+    } | others  # fmt: skip
     run_road(last="05", **values)
     config = experiments.configure(**values)
     (config.folder / "notebooks").mkdir()
@@ -37,6 +35,14 @@ def original(tmp_path_factory):
         (config.folder / "notebooks" / f"{name}.ipynb").write_text(json.dumps(executed), encoding="utf-8")
     manifest.write(config, {"seeds": "0"})
     return folder / "results"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A run of two networks on six test images."""
+    folder = tmp_path_factory.mktemp("made here")
+    cub(folder / "data")
+    return make(folder, dataset="cub")
 
 
 @pytest.fixture
@@ -78,6 +84,28 @@ def test_a_whole_run_has_no_findings_wherever_it_lies_and_is_left_as_it_was(resu
     before = contents(results)
     assert verify(run) == []
     assert contents(results) == before
+
+
+def test_crops_several_seeds_and_a_validation_part_are_followed(tmp_path):
+    cub(tmp_path / "data", train=5, test=1)
+    unusual = {"protocol": "rethinkingcam", "evaluate_on": "validation", "seeds": "2,0", "poolings": "wgap"}
+    run = make(tmp_path, dataset="cub", **unusual, recombinations="absolute") / "paper" / "cub_validation"
+    assert [finding.text for finding in verify(run) if "another text" not in finding.text] == []
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert len(metrics) == 10 and set(metrics["seed"]) == {0, 2}
+    change(run, "metrics.csv", metrics.assign(threshold_sd=metrics["threshold_sd"] + 1e-6).to_csv(index=False))
+    assert lines(run)[-1] == "… and 5 more of this table"
+
+
+def test_a_network_that_stands_as_it_is(tmp_path):
+    """Without a train split there is GAP alone, whatever poolings were asked for."""
+    ilsvrc(tmp_path / "data", train=0, test=1, synsets=1000)
+    torch.manual_seed(0)
+    weights = weights_file(tmp_path / "squeezenet.safetensors", torchvision.models.squeezenet1_1())
+    own = {"dataset": "ilsvrc", "backbone": "squeezenet1_1", "weights": str(weights), "recombinations": "absolute"}
+    run = make(tmp_path, **own) / "paper" / "ilsvrc"
+    assert [finding.text for finding in verify(run) if "another text" not in finding.text] == []
+    assert set(pd.read_csv(run / "metrics.csv")["pooling"]) == {"gap"}
 
 
 def test_every_row_is_computed_again(run):
