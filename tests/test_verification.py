@@ -24,8 +24,8 @@ def make(folder, **others):
     weights = weights_file(folder / "small.safetensors", models.SmallVGG(), "features.")
     values = {
         "profile": "paper", "data_root": str(folder / "data"), "results": str(folder / "results"),
-        "weights": str(weights), "backbone": "small_vgg", "image_size": 48, "resize_size": 52, "batch_size": 4, "epochs": 1,
-        "rules": "first_above_mean,otsu", "recombinations": "signed,absolute",
+        "weights": str(weights), "backbone": "small_vgg", "image_size": 48, "resize_size": 52,
+        "batch_size": 4, "epochs": 1, "rules": "first_above_mean,otsu", "recombinations": "signed,absolute",
     } | others  # fmt: skip
     run_road(last="05", **values)
     config = experiments.configure(**values)
