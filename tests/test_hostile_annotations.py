@@ -136,7 +136,7 @@ def test_a_file_whose_name_no_text_could_hold(tmp_path):
             Path(os.fsdecode(file)).write_bytes(b"")
         except OSError:
             pytest.skip("this file system takes no such names")
-        with pytest.raises(DatasetError, match=f"{TRAIN}/n00000001: the path ") as caught:
+        with pytest.raises(DatasetError, match=rf"{TRAIN}/n00000001: .* is no path below a folder") as caught:
             layouts.read_ilsvrc(tmp_path)
         assert str(caught.value).isprintable()
         os.remove(file)

@@ -37,9 +37,9 @@ def below(path: str) -> str:
     """
     parts = path.split("/")
     if not path or not path.isprintable() or len(path) > LONGEST_PATH or max(map(len, parts)) > LONGEST_NAME:
-        raise ValueError(f"the path {path!r} is empty, too long or holds control characters")
+        raise ValueError(f"{path!r} is no path below a folder: it is empty, too long or holds control characters")
     if "\\" in path or path.startswith("/") or os.path.isabs(path) or ".." in parts:
-        raise ValueError(f"the path {path!r} leaves the data set's folder")
+        raise ValueError(f"{path!r} is no path below a folder: it leaves it")
     return path
 
 
