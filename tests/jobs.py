@@ -1,8 +1,12 @@
 """What the tests of several processes, and of killed ones, start: functions that a new process can import."""
 
+import ctypes
 import os
+import resource
 import signal
 import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +15,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsol_utils import datasets, distributed, models, pooling, training
+from wsol_utils import datasets, distributed, models, pooling, runs, sample, training
 from wsol_utils.loading import Loader
+from wsol_utils.predictions import predict
 from wsol_utils.training import Recipe
+
+ROWS = 20_000  # of a table that takes some time to write
 
 
 def photographs(root: Path, count: int) -> Path:
@@ -34,6 +41,14 @@ def loader(root: Path, transform: datasets.Transform) -> Loader:
     labels = [int(path.split(".")[0]) % 2 for path in paths]
     table = pd.DataFrame({"image_id": paths, "path": paths, "label": labels, "boxes": [[]] * len(paths)})
     return Loader(datasets.ImageDataset(table, root, transform), memory=10**8)
+
+
+def without_rights() -> None:
+    """Before a process starts: the system's file permissions hold for root too (CAP_DAC_OVERRIDE is dropped)."""
+    if os.geteuid() == 0:
+        PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+        if ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "cannot give up root's rights")
 
 
 def one_step(root: Path, checkpoint: Path) -> None:
@@ -91,7 +106,61 @@ def sums(path: Path) -> None:
         assert everyone is None
 
 
+def render(root: Path) -> None:
+    """A few images of each class, by two processes."""
+    sample.render(root, processes=2, per_class={"things": (2, 1), "birds": (3, 2)})
+
+
+def predictions(root: Path, path: Path, passes: int = 1000) -> None:
+    """One network's pass over the photographs, again and again."""
+    torch.manual_seed(0)
+    model, data = models.build("small_vgg", 2, "wgap"), loader(root, datasets.test_transform(32)).dataset
+    for _ in range(passes):
+        predict(model, data, np.full((len(data), 2), 36), batch_size=2, path=path)
+
+
+def tables(path: Path) -> None:
+    """A table that is overwritten again and again, all of its rows being equal."""
+    for n in range(1000):
+        runs.write_csv(pd.DataFrame({"n": [n] * ROWS, "name": "a name of some length"}), path)
+
+
+def too_large(root: Path, checkpoint: Path) -> None:
+    """A step on images of 1500×1500 pixels, with 300 MB to spare."""
+    data = loader(root, datasets.test_transform(1500))
+    data.memory = 0
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 300 * 10**6,) * 2)
+    recipe = Recipe(1, 8, lr=1e-2, head_multiplier=1.0, weight_decay=0.0)
+    training.fit(models.build("small_vgg", 2, "wgap"), data, recipe, checkpoint)
+
+
+def everything(root: Path, results: Path) -> None:
+    """Each of these once; the error of each is printed."""
+    tries = {"render": [results], "predictions": [root, results / "a.npz"], "tables": [results / "a.csv"]}
+    for name, arguments in tries.items():
+        try:
+            globals()[name](*arguments)
+        except OSError as error:
+            print(f"{name}: {error}")
+
+
+def reporting(end: Connection, function: Callable, *arguments: object) -> None:
+    """Call a function; its beginning and its error go through a pipe."""
+    torch.set_num_threads(1)
+    end.send("started")
+    try:
+        function(*arguments)
+    except Exception as error:
+        end.send(f"{type(error).__name__}: {error}")
+
+
+def train(root: Path, checkpoint: Path) -> None:
+    """`three_epochs` with a checkpoint after every step."""
+    three_epochs(root, checkpoint, keep_every=1)
+
+
 if __name__ == "__main__":  # killed at any moment by its parent
     torch.set_num_threads(1)
     print("started", flush=True)
-    three_epochs(Path(sys.argv[1]), Path(sys.argv[2]), keep_every=1)
+    globals()[sys.argv[1]](*map(Path, sys.argv[2:]))

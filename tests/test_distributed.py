@@ -44,11 +44,12 @@ def test_alone_everything_is_a_no_op():
     assert values.tolist() == [1.0]
 
 
+@pytest.mark.fault("SIGKILL in training, at any moment", "the last checkpoint; the run ends with the same bits")
 def test_killed_at_any_moment_it_ends_with_the_same_bits(sixteen, tmp_path):
     """SIGKILL after random times from the first step on, until a run comes through."""
     jobs.three_epochs(sixteen, tmp_path / "whole.safetensors")
     checkpoint = tmp_path / "killed.safetensors"
-    command = [sys.executable, jobs.__file__, str(sixteen), str(checkpoint)]
+    command = [sys.executable, jobs.__file__, "train", str(sixteen), str(checkpoint)]
     moments, kills = random.Random(0), 0
     while not checkpoint.is_file():
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env={**os.environ, "TQDM_DISABLE": "1"})
@@ -85,6 +86,7 @@ def test_a_step_of_two_processes_is_that_of_one(tmp_path):
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-10) and second["accuracy"] == first["accuracy"]
 
 
+@pytest.mark.fault("one of several processes that train is killed", "the last checkpoint; all start again from there")
 def test_a_process_that_dies_is_started_again_from_the_last_checkpoint(sixteen, tmp_path):
     distributed.launch(2, "cpu", jobs.three_epochs, sixteen, tmp_path / "whole.safetensors")
     distributed.launch(2, "cpu", jobs.killed_in_mid_epoch, sixteen, tmp_path / "killed.safetensors", tmp_path / "log")

@@ -350,6 +350,27 @@ def test_the_rules_on_constant_maps(protocol, iou_of_zeros, eta_of_ones, iou_of_
     assert [float(overlap[0]) for _, overlap in found.values()] == [pytest.approx(iou_of_ones)] * 3
 
 
+PLAIN = {"zero": np.zeros((4, 4)), "constant": np.full((4, 4), 3.0), "negative": -np.arange(1.0, 17).reshape(4, 4)}
+BESIDE = np.eye(4)
+
+
+@pytest.mark.fault(
+    "maps that are zero, constant or negative", "every rule gives a threshold and a box, by every protocol"
+)
+@pytest.mark.parametrize("protocol", [PAPER, CHOE, BAE], ids=["paper", "wsolevaluation", "rethinkingcam"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_rule_on_maps_without_a_hill(protocol, name):
+    true = [(10, 10, 20, 20)]
+    alone = predictions([PLAIN[name]], [true], (40, 40))
+    among = predictions([BESIDE, PLAIN[name], BESIDE], [true] * 3, (40, 40))
+    several = evaluation.localize(among, "signed", protocol, thresholds.RULES)
+    for rule, (eta, found) in evaluation.localize(alone, "signed", protocol, thresholds.RULES).items():
+        assert 0 <= eta[0] <= 1 and (found >= 0).all() and (found <= 40).all(), rule
+        assert several[rule][0][1] == eta[0] and (several[rule][1][1] == found[0]).all(), rule  # whatever is beside it
+        if protocol is PAPER:  # divided by its maximum: nothing is above 0, or all of it is
+            assert found[0].tolist() == ([0, 0, 40, 40] if name == "constant" else NONE), rule
+
+
 def test_levels_are_cut_off_and_not_rounded():
     # 0.2024 · 255 = 51.6: level 51, which is not above 0.2 · 255 = 51; rounded, it would be 52
     values = [1, 0.2024, 0, 0]

@@ -103,6 +103,28 @@ def test_low_temperature_does_not_overflow_in_float16():
     assert WeightedGlobalAveragePool(0.01, divide_by_area=False)(maps).item() == pytest.approx(6e4, rel=1e-3)
 
 
+@pytest.mark.fault(
+    "features of up to 6e4 in float16", "WGAP's softmax is taken in float32: its value is finite, and right"
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("temperature", [1e-3, 0.5, 1.0, 2.0, 1e4])
+@pytest.mark.parametrize("highest", [6e4, -6e4])
+def test_wgap_at_the_end_of_float16(dtype, temperature, highest):
+    maps = torch.linspace(0, highest, 2 * 3 * 196, dtype=torch.float64).view(2, 3, 14, 14).to(dtype)
+    maps[0, 0] = highest  # a channel that is as high everywhere
+    for divide in (True, False):
+        expected = WeightedGlobalAveragePool(temperature, divide)(maps.double())
+        pool = WeightedGlobalAveragePool(temperature, divide).requires_grad_()
+        pooled = pool(maps)
+        assert pooled.dtype == dtype and pooled.isfinite().all()
+        torch.testing.assert_close(pooled.double(), expected, rtol=2e-2 if dtype == torch.bfloat16 else 2e-3, atol=0)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert pool(maps).isfinite().all()
+    leaf = maps.float().requires_grad_()
+    WeightedGlobalAveragePool(temperature)(leaf.to(dtype)).float().sum().backward()
+    assert leaf.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("temperature", [0, -1, math.nan])
 def test_temperature_must_be_positive(temperature):
     with pytest.raises(ValueError, match="temperature"):

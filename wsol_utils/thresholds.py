@@ -132,7 +132,8 @@ def select_all(
         if rule == "fixed":
             eta = [FIXED if peak > 0 else 0.0 for peak in values.amax(dim=(1, 2)).tolist()]
         elif rule in IMAGE_RULES:
-            eta = [_by_histogram(image, IMAGE_RULES[rule]) for image in values.cpu().double().numpy()]
+            noise = 8 * torch.finfo(torch.promote_types(values.dtype, torch.float32)).eps  # of an upsampling
+            eta = [_by_histogram(image, IMAGE_RULES[rule], noise) for image in values.cpu().double().numpy()]
         else:
             eta = _by_boundary(means, rule, candidates)
         dtype = torch.promote_types(values.dtype, torch.float32)
@@ -199,9 +200,9 @@ def _by_boundary(means: Tensor, rule: str, candidates: Sequence[float]) -> np.nd
     return chosen
 
 
-def _by_histogram(image: np.ndarray, rule) -> float:
+def _by_histogram(image: np.ndarray, rule, noise: float) -> float:
     peak = image.max()
-    if peak <= 0 or image.min() == peak:  # nothing positive, or constant: no threshold separates anything
+    if peak <= 0 or peak - image.min() <= noise * peak:  # nothing positive, or constant: nothing is separated
         return 0.0
     with np.errstate(over="ignore"):
         shares = np.maximum(image / peak, LOWEST)
