@@ -1,8 +1,7 @@
 """Spoilt files, thousands of them, for everything that parses: a valid result, or an error that names the file.
 
 A plain loop: valid files are changed at random from a seed. FUZZ=20 in the environment tries twenty times as many.
-With FUZZ=25, 10,000 inputs for each of twelve parsers and 2,500 for each property, in five minutes on one core, it
-found nothing more.
+With FUZZ=25, 10,000 inputs for each of twelve parsers and 2,500 for each property, it passed in five minutes.
 """
 
 import io
