@@ -92,7 +92,6 @@ def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
     import logging
 
     import papermill
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     from wsol_utils import files
@@ -115,9 +114,9 @@ def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
         files.put(running, target)
     except PapermillExecutionError as error:
         failed = f"cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
-    except DeadKernelError:
+    except RuntimeError as error:  # of nbclient, which lost the kernel
         failed = (
-            "its process died, as happens when memory runs out: close other programs or lower -p batch_size, "
+            f"its process died ({error}), as happens when memory runs out: close other programs or lower BATCH_SIZE, "
             "then run again; what was finished is kept"
         )
     except OSError as error:  # of the runner's own files

@@ -158,6 +158,16 @@ def weights_file(path: Path, network: torch.nn.Module, part: str = "") -> Path:
     return path
 
 
+class Trap:
+    """Whoever unpickles it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.file), "w")
+
+
 def run_notebook(name: str, **parameters) -> dict:
     """Execute a notebook's code cells in this process, quicker than in a kernel, and return its variables.
 

@@ -1,30 +1,54 @@
-"""`make reproduce` without make: doit refuses what cannot work, executes notebooks once, and again only for cause."""
+"""`make reproduce` without make: doit refuses what cannot work, executes notebooks once, and again only for cause.
+
+One small run is hindered in every way on its road, test by test, and then goes on to its end.
+"""
 
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
+from jobs import without_rights
 from layouts_on_disk import NOTEBOOKS, ROAD, ROOT, tiny_imagenet, weights_file
 
 from wsol_utils import models
 
 
-def reproduce(**variables: str) -> subprocess.CompletedProcess:
+def started(variables: dict[str, str], hindrance=None) -> subprocess.Popen:
     """Like the Makefile's rule: every variable is handed over, most of them empty."""
     names = ("DATASET", "PROFILE", "DATA_ROOT", "WEIGHTS", "BACKBONE", "SEEDS", "POOLINGS", "RESULTS")
     given = [f"{name}={variables.get(name, '')}" for name in names]
     command = [sys.executable, "-m", "doit", "--file", str(ROOT / "dodo.py"), "run", *given]
     environment = {key: value for key, value in os.environ.items() if key != "WSOL_RESULTS"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    options = {"cwd": ROOT, "env": environment, "text": True, "preexec_fn": hindrance}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
-def said(finished: subprocess.CompletedProcess) -> str:
-    return finished.stdout + finished.stderr
+def reproduce(hindrance=None, **variables: str) -> tuple[int, str]:
+    """The exit status, and what was said."""
+    process = started(variables, hindrance)
+    text, _ = process.communicate(timeout=600)
+    return process.returncode, text
+
+
+def until(process: subprocess.Popen, notebook: str) -> psutil.Process:
+    """Wait until the runner executes a notebook; the kernel that does."""
+    text = ""
+    while notebook not in text:
+        text += process.stdout.read(1)
+        assert process.poll() is None, text
+    while True:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "ipykernel_launcher" in child.cmdline():
+                return child
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -37,40 +61,109 @@ def said(finished: subprocess.CompletedProcess) -> str:
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
 )
 def test_bad_value(tmp_path, variables, message):
-    finished = reproduce(**variables, RESULTS=str(tmp_path / "results"))
-    assert finished.returncode != 0
-    [line] = said(finished).strip().splitlines()
+    status, text = reproduce(**variables, RESULTS=str(tmp_path / "results"))
+    assert status != 0
+    [line] = text.strip().splitlines()
     assert message in line
     assert not (tmp_path / "results").exists()
 
 
 def modified(folder: Path) -> dict[str, int]:
-    """When each file of a run was written; the runner's own records left out."""
+    """When each file of a run was written; the runner's own ones left out."""
     return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))
-            if path.is_file() and not path.name.startswith(".doit")}  # fmt: skip
+            if path.is_file() and not path.name.startswith(".")}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """(variables, results of the data set, what was said) of a whole run, its folders with spaces in their names."""
+def variables(tmp_path_factory):
+    """Of a run whose folders have spaces in their names."""
     folder = tmp_path_factory.mktemp("a folder with spaces")
     tiny_imagenet(folder / "the data", train=16, test=2)  # 32 images: one batch of profile `light`
     weights = weights_file(folder / "small vgg.safetensors", models.SmallVGG(), "features.")
-    variables = {
+    return {
         "PROFILE": "light", "DATASET": "tiny_imagenet", "DATA_ROOT": str(folder / "the data"),
         "WEIGHTS": str(weights), "BACKBONE": "small_vgg", "SEEDS": "3", "RESULTS": str(folder / "my results"),
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(variables):
+    """The results of the data set."""
+    return Path(variables["RESULTS"], "light", "tiny_imagenet")
+
+
+@pytest.fixture(scope="module")
+def run(variables, folder):
+    """(variables, results of the data set, what was said) of the run that comes to its end."""
     before = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout
-    finished = reproduce(**variables)
-    assert finished.returncode == 0, said(finished)
+    status, text = reproduce(**variables)
+    assert status == 0, text
     after = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout
     assert after == before, "a run changed a file that git tracks, or left one beside them"
-    return variables, folder / "my results" / "light" / "tiny_imagenet", said(finished)
+    return variables, folder, text
+
+
+@pytest.mark.fault("the results folder is read-only", "nothing is written; one line names it and RESULTS")
+def test_read_only_results(variables, tmp_path):
+    (tmp_path / "results").mkdir(mode=0o555)
+    status, text = reproduce(without_rights, **variables | {"RESULTS": str(tmp_path / "results")})
+    [line] = text.strip().splitlines()
+    assert status != 0 and "light could not be written (Permission denied): make its folder writable" in line
+    assert "RESULTS" in line and not list((tmp_path / "results").iterdir())
+
+
+@pytest.mark.fault(
+    "the disk is full in training (a limit of 1 MB)", "the table of annotations; no network is half there"
+)
+def test_disk_full(variables, folder):
+    status, text = reproduce(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)), **variables)
+    assert status != 0 and "Traceback" not in text
+    assert (
+        "02_finetune_wgap.ipynb, cell " in text and "gap.resume.safetensors could not be written (File too la" in text
+    )
+    assert "free some space there, then run again; what was finished is kept" in text
+    assert (folder / "annotations.csv").is_file() and not list(folder.rglob("*.safetensors"))
+    assert not list(folder.rglob(".*.part"))
+
+
+@pytest.mark.fault("a notebook's process is killed, as by the system where memory runs out", "earlier notebooks' files")
+def test_kernel_killed(variables, folder):
+    before = modified(folder)
+    process = started(variables)
+    kernel, running = until(process, "02_finetune_wgap"), folder / "notebooks" / ".running.02_finetune_wgap.ipynb"
+    while not (running.is_file() and '"execution_count": 1' in running.read_text(encoding="utf-8")):
+        time.sleep(0.05)
+    kernel.kill()
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode != 0 and "Traceback" not in text and "01_dataset" not in text
+    assert "02_finetune_wgap.ipynb, its process died (Kernel died), as happens when memory runs out: close" in text
+    assert {name: modified(folder)[name] for name in before} == before
+
+
+@pytest.mark.fault(
+    "two runs at once on the same results", "the first; the second says so in one line and writes nothing"
+)
+@pytest.mark.fault("SIGKILL of the whole run", "the notebooks that were finished: they are not executed again")
+def test_two_at_once_and_the_first_is_killed(variables, folder):
+    process = started(variables)
+    kernel = until(process, "03_cam_recombination")
+    status, text = reproduce(**variables)
+    [line] = text.strip().splitlines()
+    assert status != 0 and "another run is writing to " in line and "wait for it, or name another folder by RES" in line
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+    kernel.wait(timeout=60)  # it ends by itself
+    assert (folder / "seed3" / "gap.safetensors").is_file() and not (folder / "manifest.json").exists()
+
+
+def test_it_goes_on_where_it_was(run):
+    _, _, text = run
+    assert [name for name in ["00_overview", *ROAD] if name in text] == ROAD[2:]
 
 
 def test_whole_run(run):
     variables, folder, text = run
-    assert [name for name in ["00_overview", *ROAD] if name not in text] == []
     assert "results/reference has no bands for this run" in text
     executed = [path.stem for path in sorted((folder / "notebooks").iterdir())]
     assert executed == ROAD and (folder.parent / "notebooks" / "00_overview.ipynb").is_file()
@@ -107,18 +200,42 @@ def test_manifest_is_written_last_and_right(run):
 def test_second_run_does_no_work_again(run):
     variables, folder, _ = run
     before = modified(folder.parent)
-    finished = reproduce(**variables)
-    assert finished.returncode == 0, said(finished)
+    status, text = reproduce(**variables)
+    assert status == 0, text
     assert modified(folder.parent) == before
-    assert not [name for name in ROAD if name in said(finished)]
+    assert not [name for name in ROAD if name in text]
 
 
+CUT_OFF = {  # a file -> the notebook that writes it
+    "annotations.csv": "01", "seed3/gap.safetensors": "02", "seed3/predictions_gap.npz": "03", "metrics.csv": "05",
+}  # fmt: skip
+
+
+@pytest.mark.fault(
+    "a table, a network, predictions or metrics.csv cut off in a finished run",
+    "all else; the notebook that wrote it is executed again, and every table is the same to the byte",
+)
+def test_files_that_were_cut_off_are_made_again(run):
+    variables, folder, _ = run
+    tables = {path: path.read_bytes() for path in folder.rglob("*.csv")}
+    for name in CUT_OFF:
+        content = (folder / name).read_bytes()
+        cut = content[: len(content) // 2]
+        (folder / name).write_bytes(cut[: cut.rindex(b"\n") + 1] if name.endswith(".csv") else cut)  # whole lines
+    status, text = reproduce(**variables)
+    assert status == 0, text
+    assert [name[:2] for name in ROAD if name in text] == list(CUT_OFF.values())
+    assert {path: path.read_bytes() for path in folder.rglob("*.csv")} == tables
+
+
+@pytest.mark.fault(
+    "a notebook fails half-way", "earlier files; notebook, cell, cause and remedy are named; no manifest"
+)
 def test_notebook_that_fails_is_named_with_its_remedy_and_leaves_no_manifest(run):
     """The last test: what it leaves is no whole run any more."""
     variables, folder, _ = run
-    finished = reproduce(**variables | {"DATA_ROOT": str(folder / "nowhere")})
-    assert finished.returncode != 0
-    text = said(finished)
+    status, text = reproduce(**variables | {"DATA_ROOT": str(folder / "nowhere")})
+    assert status != 0
     assert "01_dataset_preparation.ipynb, cell " in text and "nowhere/wnids.txt: no such folder" in text
     assert "DATA_ROOT must be the folder that holds wnids.txt" in text
     assert "Traceback" not in text and "02_finetune_wgap" not in text

@@ -98,6 +98,11 @@ def test_an_error_without_a_number_is_of_the_disk(tmp_path):
         raise OSError("8 requested and 3 written")
 
 
+def test_waiting_for_a_lock_is_no_error_of_the_disk(tmp_path):
+    with pytest.raises(TimeoutError, match=r"^locked$"), files.explained(tmp_path / "a.npz"):
+        raise TimeoutError("locked")
+
+
 def test_sweep(tmp_path):
     for name in ("seed0/.a.csv.17.part", ".b.npz.18.part/maps.rows", "a.csv", "seed0/b.part", ".lock"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

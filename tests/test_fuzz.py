@@ -20,7 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from layouts_on_disk import LAYOUTS, XML, lines, table
+from layouts_on_disk import LAYOUTS, XML, Trap, lines, table
 from PIL import Image
 
 from wsol_utils import archive, boxes, datasets, layouts, loading, metadata, metrics, models, score_maps, thresholds
@@ -180,12 +180,11 @@ def valid_weights(root: Path) -> None:
 
 
 def valid_annotations(root: Path) -> None:
-    try:
-        found = datasets.read_table(root / "annotations.csv")
-    except (OverflowError, RecursionError) as error:  # of numbers and brackets by the hundred
-        raise ValueError(f"{root}: {error}") from error
+    found = datasets.read_table(root / "annotations.csv")
     assert list(found.columns) == list(datasets.COLUMNS)
     assert all(len(box) == 4 and np.isfinite(box).all() for some in found["boxes"] for box in some)
+    assert all(x0 < x1 and y0 < y1 for some in found["boxes"] for x0, y0, x1, y1 in some)
+    assert (found["label"] >= 0).all() and set(found["split"]) <= {"train", "test"}
 
 
 def valid_images(root: Path) -> None:
@@ -300,16 +299,6 @@ def test_spoilt_files(tmp_path, monkeypatch, name):
 
 
 # No pickle.
-
-
-class Trap:
-    """Whoever unpickles it makes a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.file), "w")
 
 
 @pytest.mark.fault(

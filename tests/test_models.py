@@ -1,10 +1,15 @@
 """Backbones, poolings and heads: shapes, the CAM identity, and weights files good and bad."""
 
+import dataclasses
+import hashlib
+import io
+import pickle
 import re
 
 import pytest
 import torch
 import torchvision
+from layouts_on_disk import Trap
 from safetensors.torch import load_file, save_file
 
 from wsol_utils import cam, files, models, pooling
@@ -154,20 +159,38 @@ def test_unknown_pooling():
 # Weights.
 
 
-def test_imagenet_asks_torchvision_for_its_weights(monkeypatch):
-    asked = []
+@pytest.mark.fault(
+    "torchvision's weights hold a pickled object, or differ from their checksum", "refused: it is not run"
+)
+@pytest.mark.parametrize("content", ["weights", "weights, in the older format", "a trap", "other bytes"])
+def test_imagenet_weights_are_checked_and_not_unpickled(tmp_path, monkeypatch, content):
+    """torchvision's own download, from a file that lies where it would put it; its name bears the checksum."""
+    network = torchvision.models.squeezenet1_1()
+    sprung, saved = tmp_path / "sprung", io.BytesIO()
+    torch.save(
+        network.state_dict() | ({"trap": Trap(sprung)} if content == "a trap" else {}), saved,
+        _use_new_zipfile_serialization=content != "weights, in the older format",
+    )  # fmt: skip
+    digest = hashlib.sha256(saved.getvalue()).hexdigest()
+    served = tmp_path / f"squeezenet1_1-{digest[:8]}.pth"
+    served.write_bytes(saved.getvalue() + (b"one more" if content == "other bytes" else b""))
+    weights = torchvision.models.get_model_weights("squeezenet1_1")["IMAGENET1K_V1"]
+    monkeypatch.setattr(weights, "_value_", dataclasses.replace(weights.value, url=served.as_uri()))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    if content.startswith("weights"):
+        built = models.build("squeezenet1_1", 3, "gap", "imagenet")
+        whole = models.build_as_it_stands("squeezenet1_1", "imagenet")
+        assert torch.equal(built.backbone[0].weight, network.features[0].weight)
+        assert torch.equal(whole.class_weights, network.classifier[1].weight.flatten(1))
+    else:
+        with pytest.raises((RuntimeError, pickle.UnpicklingError), match=r"invalid hash|Weights only load failed"):
+            models.build("squeezenet1_1", 3, "gap", "imagenet")
+    assert not sprung.exists()
 
-    def build(weights=None):
-        asked.append(weights)
-        return torchvision.models.squeezenet1_1()
 
-    recipe = models.BACKBONES["squeezenet1_1"]._replace(build=build)
-    monkeypatch.setitem(models.BACKBONES, "squeezenet1_1", recipe)
-    models.build("squeezenet1_1", 3, "gap", "imagenet")
-    models.build_as_it_stands("squeezenet1_1", "imagenet")
-    assert asked == ["IMAGENET1K_V1", "IMAGENET1K_V1"]
-    for name in ("vgg16", "squeezenet1_1", "resnet50"):
-        assert "IMAGENET1K_V1" in torchvision.models.get_model_weights(name).__members__
+def test_every_torchvision_backbone_has_imagenet_weights():
+    for name in set(models.BACKBONES) - {"small_vgg"}:
+        assert "IMAGENET1K_V1" in torchvision.models.get_model_weights(models.BACKBONES[name].build).__members__
 
 
 def test_small_vgg_has_no_imagenet_weights():

@@ -145,7 +145,7 @@ def test_weights_of_another_network(tmp_path, prepared):
 
 def test_weights_cut_short(tmp_path, prepared, small_weights):
     (tmp_path / "cut.safetensors").write_bytes(small_weights.read_bytes()[:-100])
-    message = r"cut\.safetensors is not a whole safetensors file: "
+    message = r"cut\.safetensors is not a whole safetensors file \(.+\): copy or make it again"
     stops(message, "02_finetune_wgap", **prepared | {"weights": str(tmp_path / "cut.safetensors")})
 
 

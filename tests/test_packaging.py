@@ -129,7 +129,7 @@ MAY_IMPORT = {  # the road is one way: who may import whom
     "archive": {"files"},
     "layouts": {"texts"},
     "photographs": {"layouts"},
-    "datasets": {"layouts", "photographs", "transforms", "files"},
+    "datasets": {"layouts", "photographs", "texts", "transforms", "files"},
     "loading": {"datasets", "photographs"},
     "unpacking": {"files", "layouts"},
     "downloads": {"files", "layouts", "unpacking"},

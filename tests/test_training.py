@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 
 from wsol_utils import checkpoints, datasets, models, pooling, training
@@ -308,7 +307,8 @@ def test_a_finished_run_is_not_trained_again(photographs, tmp_path, monkeypatch)
     again = small(seed=4)
     with monkeypatch.context() as patch:
         patch.setattr(training._Run, "_epoch", forbidden)
-        assert fit(again, loader(photographs), recipe(), path, fingerprint="data") == history
+        again_history = fit(again, loader(photographs), recipe(), path, fingerprint="data")
+    assert again_history == [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in history]
     assert equal(state(again), state(first))
 
 
@@ -366,7 +366,7 @@ def test_a_broken_checkpoint_is_named_and_made_again(photographs, tmp_path, monk
     assert capsys.readouterr().out == f"{name} is cut off: it is made again\n"
     anew = small()
     fit(anew, loader(photographs), recipe(), tmp_path / "anew.safetensors")
-    assert equal(state(model), state(anew)) and equal(load_file(path), state(anew))
+    assert equal(state(model), state(anew)) and path.read_bytes() == (tmp_path / "anew.safetensors").read_bytes()
 
 
 @pytest.mark.fault("the loss overflows", "training stops and names the batch and its images; no network is written")

@@ -31,24 +31,31 @@ def keep(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Opt
 
 
 def go_on(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
-    """Put model, optimiser and random states back; the state, or None where there is nothing of this very run."""
+    """Put model, optimiser and random states back; the state, or None where there is nothing of this very run.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     metadata = _metadata(path, identity)
     if metadata is None:
         return None
-    named: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}}
-    for key, value in load_file(path).items():
-        kind, name = key.split(".", 1)
-        named[kind][name] = value
-    model.load_state_dict(named["model"])
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in named["optimizer"].items():
-        index, name = key.split(".", 1)
-        moments.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(named["random"]["cpu"])
-    if torch.cuda.is_available() and "cuda" in named["random"]:
-        torch.cuda.set_rng_state(named["random"]["cuda"])
-    return json.loads(metadata["state"])
+    try:
+        named: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}}
+        for key, value in load_file(path).items():
+            kind, name = key.split(".", 1)
+            named[kind][name] = value
+        model.load_state_dict(named["model"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in named["optimizer"].items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        torch.set_rng_state(named["random"]["cpu"])
+        if torch.cuda.is_available() and "cuda" in named["random"]:
+            torch.cuda.set_rng_state(named["random"]["cuda"])
+        return json.loads(metadata["state"])
+    except Exception as error:  # of many kinds, where bytes were changed
+        raise ValueError(f"{path} is damaged ({error!r}): delete it and run again") from error
 
 
 def finished(path: Path, identity: str, model: nn.Module) -> list[dict[str, float]] | None:
@@ -57,7 +64,7 @@ def finished(path: Path, identity: str, model: nn.Module) -> list[dict[str, floa
     if metadata is None:
         return None
     models.load_into(model, path)
-    return json.loads(metadata["history"])
+    return json.loads(metadata.get("history", "[]"))
 
 
 def _metadata(path: Path, identity: str) -> dict[str, str] | None:

@@ -27,6 +27,7 @@ from wsol_utils.layouts import (
     read_tiny_imagenet,
 )
 from wsol_utils.photographs import cause, decode
+from wsol_utils.texts import below
 from wsol_utils.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform, denormalize, test_transform, train_transform
 
 __all__ = [  # layouts and transforms belong to the same topic: photographs on disk -> what a network takes
@@ -163,14 +164,29 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
         if files.is_cut_off(path):
             raise ValueError("it is cut off")
         table = pd.read_csv(path, dtype=types, keep_default_na=False)[COLUMNS]
-        boxes = [[tuple(map(float, box)) for box in json.loads(text)] for text in table["boxes"]]
-        if any(len(box) != 4 or not all(map(math.isfinite, box)) for some in boxes for box in some):
-            raise ValueError("a box is four finite numbers")
-        return table.assign(boxes=boxes)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        if not table["split"].isin(("train", "test")).all() or (table[["label", "width", "height"]] < 0).any(axis=None):
+            raise ValueError("a split is train or test, and no label or side is negative")
+        table["path"].map(below)
+        return table.assign(boxes=[[_corners(box) for box in json.loads(text)] for text in table["boxes"]])
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        problem = " ".join(str(error).split())[:200]
         raise DatasetError(
-            f"{path}: no table of annotations ({error}); delete it and run notebook 01, which writes it"
+            f"{path}: no table of annotations ({problem}); delete it and run notebook 01, which writes it"
         ) from error
+
+
+def _corners(box: list) -> Box:
+    """A box as JSON has it.
+
+    Raises:
+        ValueError: if it is not four finite numbers with an area between them.
+    """
+    if not all(type(number) in (int, float) for number in box):
+        raise ValueError(f"a box is four numbers, not {box!r}")
+    x0, y0, x1, y1 = map(float, box)
+    if not (-math.inf < x0 < x1 < math.inf and -math.inf < y0 < y1 < math.inf):
+        raise ValueError(f"a box of no area: {box!r}")
+    return x0, y0, x1, y1
 
 
 def hold_out(table: pd.DataFrame, fraction: float = 0.2, seed: int = 0) -> pd.DataFrame:

@@ -82,7 +82,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in REMEDIES:
+        if error.errno not in REMEDIES or isinstance(error, TimeoutError):  # a lock's, which has no number either
             raise
         remedy = f"{path} could not be written ({error.strerror or error}): {REMEDIES[error.errno]}, then run again"
         raise OSError(error.errno or errno.EIO, f"{remedy}; what was finished is kept") from error

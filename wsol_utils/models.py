@@ -3,6 +3,7 @@
 Weights come from torchvision ("imagenet", a download) or from a safetensors file in torchvision's keys.
 """
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -177,9 +178,10 @@ def save(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
 
 
 def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write tensors as safetensors: the whole file or none."""
+    """Write tensors as safetensors: the whole file or none, and the same bytes for the same content."""
+    header = {"about": json.dumps(metadata, sort_keys=True)}  # one entry: several would come in any order
     with files.written(path) as temporary:
-        temporary.write_bytes(as_bytes({key: value.contiguous() for key, value in tensors.items()}, metadata))
+        temporary.write_bytes(as_bytes({key: value.contiguous() for key, value in tensors.items()}, header))
 
 
 def save_features(model: Localizer, path: Path) -> None:
@@ -195,8 +197,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
+            return json.loads((file.metadata() or {}).get("about", "{}"))
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}): delete it and run again") from error
 
 
@@ -222,7 +224,10 @@ def _network(name: str, weights: str | Path | None, head: bool) -> nn.Module:
     if weights == "imagenet":
         if name == "small_vgg":
             raise ValueError("small_vgg has no ImageNet weights; give a safetensors file or none")
-        return recipe.build(weights="IMAGENET1K_V1")
+        published = torchvision.models.get_model_weights(recipe.build)["IMAGENET1K_V1"]
+        network = recipe.build()  # torchvision's own way unpickles whatever the file holds
+        network.load_state_dict(published.get_state_dict(check_hash=True, weights_only=True))
+        return network
     network = recipe.build()
     if weights is not None:
         keys = tuple(key for key in network.state_dict() if head or key.startswith(recipe.prefixes))
@@ -238,7 +243,8 @@ def _load_state(network: nn.Module, path: str | Path, needed: tuple[str, ...], n
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}): copy or make it again") from error
     own = network.state_dict()
-    wrong = [key for key in needed if key not in state or state[key].shape != own[key].shape]
+    kinds = {key: (value.shape, value.is_floating_point()) for key, value in state.items()}
+    wrong = [key for key in needed if kinds.get(key) != (own[key].shape, own[key].is_floating_point())]
     wrong += [key for key in state if key not in own]
     if wrong:
         raise ValueError(

@@ -202,7 +202,7 @@ def _by_boundary(means: Tensor, rule: str, candidates: Sequence[float]) -> np.nd
 
 def _by_histogram(image: np.ndarray, rule, noise: float) -> float:
     peak = image.max()
-    if peak <= 0 or peak - image.min() <= noise * peak:  # nothing positive, or constant: nothing is separated
+    if peak <= 0 or image.min() >= (1 - noise) * peak:  # nothing positive, or constant: nothing is separated
         return 0.0
     with np.errstate(over="ignore"):
         shares = np.maximum(image / peak, LOWEST)

@@ -74,7 +74,8 @@ def fit(
         fingerprint: whatever else must be equal for a finished or interrupted run to count as this one.
 
     Returns:
-        The history: per epoch its number, mean loss, accuracy in percent, seconds.
+        The history: per epoch its number, mean loss, accuracy in percent; and its seconds, if it was trained just
+        now: they are not in the file, so that equal runs write equal files.
 
     Raises:
         FloatingPointError: if the loss is not finite, naming the batch and its images.
@@ -94,7 +95,8 @@ def fit(
         with enough_memory(recipe.batch_size):
             history = run.to_the_end(compiled)
         if distributed.rank() == 0:
-            models.save(model, checkpoint, {"identity": identity, "history": json.dumps(history)})
+            timeless = [{name: epoch[name] for name in ("epoch", "loss", "accuracy")} for epoch in history]
+            models.save(model, checkpoint, {"identity": identity, "history": json.dumps(timeless)})
             run.resume.unlink(missing_ok=True)
     distributed.wait()  # nobody goes on before it is written
     return history
