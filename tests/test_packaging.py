@@ -175,6 +175,15 @@ def test_the_sample_is_rendered_without_torch():
     assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
 
 
+def test_no_module_asks_the_network_when_it_is_imported():
+    command = (
+        "import socket; asked = []; socket.socket.connect = socket.getaddrinfo = lambda *a, **k: asked.append(a)\n"
+        f"import {', '.join('wsol_utils.' + module for module in MODULES if module != '__init__')}\n"
+        "assert not asked, asked"
+    )
+    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
+
+
 def test_numba_is_imported_only_where_boxes_are_sought():
     command = "import sys, wsol_utils.evaluation; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0

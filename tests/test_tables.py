@@ -320,15 +320,18 @@ def test_conventions_that_are_not_the_usual_ones_are_told(changes, said, tmp_pat
         assert found["method"].tolist() == tables.measured(FOUR)["method"].tolist()
 
 
-def test_usual_conventions_are_those_of_a_run_that_overrides_nothing():
-    config = experiments.configure("cub", "paper")
+def test_usual_conventions_are_those_of_a_run_that_overrides_nothing(tmp_path):
+    config = experiments.configure("cub", "paper", results=str(tmp_path))
+    left_out = pd.DataFrame({"image_id": ["a", "b", "c"], "split": ["test", "test", "train"]})
+    runs.write_csv(left_out[:0], config.folder / "skipped.csv")
     row = runs.described(config, FOUR.assign(threshold=0.2, threshold_sd=0.0, uses_ground_truth=False, p_value=1.0))
     assert set(tables.USUAL) <= set(row.columns) and set(experiments.CONVENTIONS) < set(tables.USUAL)
     assert set(tables.measured(row)["measured_on"]) == {"cub (paper), vgg16, 300 images"}
-    odd = runs.described(experiments.configure("cub", "paper", protocol="rethinkingcam", features="weighted"), row)
+    runs.write_csv(left_out, config.folder / "skipped.csv")
+    odd = runs.described(experiments.replace(config, protocol="rethinkingcam", features="weighted"), row)
     assert set(tables.measured(odd)["measured_on"]) == {
         "cub (paper), vgg16, 300 images, features weighted, protocol rethinkingcam, normalization minmax, "
-        "interpolation bicubic, component contour"
+        "interpolation bicubic, component contour, n_skipped 2"
     }
 
 

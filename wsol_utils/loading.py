@@ -155,11 +155,12 @@ def _alive(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches; where a worker was killed, the error says what may help."""
     try:
         yield from loader
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
+    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:  # it may die while it hands over
+        told = str(error)
+        if told.startswith("Caught") or (isinstance(error, RuntimeError) and not told.startswith("DataLoader worker")):
+            raise  # an error that a living worker met
         raise RuntimeError(
-            f"a process that decodes photographs died ({error}), as happens when memory runs out: lower workers "
+            f"a process that decodes photographs died ({error!r}), as happens when memory runs out: lower workers "
             f"(now {loader.num_workers}) or batch_size, then run again; what was finished is kept"
         ) from error
 

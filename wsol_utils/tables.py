@@ -19,12 +19,10 @@ KINDS = {
     "probable": "Probable, from secondary lists or because the cells hardly go together",
 }
 USUAL = {
-    "temperature": 1.0,
-    "features": "plain",
-    "protocol": "paper",
-    "candidates": len(PAPER.candidates),
+    "temperature": 1.0, "features": "plain", "protocol": "paper", "candidates": len(PAPER.candidates),
+    **{name: getattr(PAPER, name) for name in ("normalization", "resolution", "interpolation", "component", "boundary")},
     "n_skipped": 0,
-} | {name: getattr(PAPER, name) for name in ("normalization", "resolution", "interpolation", "component", "boundary")}
+}  # fmt: skip
 
 # The steps from the original CAM to the paper's method: pooling, recombination, rule.
 STEPS = {
