@@ -20,7 +20,7 @@ KINDS = {
 }
 USUAL = {
     "temperature": 1.0, "features": "plain", "protocol": "paper", "candidates": len(PAPER.candidates),
-    **{name: getattr(PAPER, name) for name in ("normalization", "resolution", "interpolation", "component", "boundary")},
+    **{w: getattr(PAPER, w) for w in ("normalization", "resolution", "interpolation", "component", "boundary")},
     "n_skipped": 0,
 }  # fmt: skip
 
