@@ -9,8 +9,10 @@
 PYTHON ?= python3
 RESULTS ?= results
 PARAMETERS := DATASET PROFILE DATA_ROOT WEIGHTS BACKBONE SEEDS POOLINGS TEMPERATURE RESULTS PROCESSES \
-	BATCH_SIZE ON_BAD_IMAGE \
+	BATCH_SIZE PREDICTION_BATCH_SIZE ON_BAD_IMAGE \
 	PROTOCOL FEATURES NORMALIZATION RESOLUTION INTERPOLATION COMPONENT BOUNDARY CANDIDATES
+# of the run: those above, and whatever else is given as NAME=value
+GIVEN = $(sort $(PARAMETERS) $(filter-out PYTHON,$(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))))
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 
@@ -20,7 +22,7 @@ export TQDM_DISABLE = 1
 .PHONY: reproduce verify test notebooks reference benchmarks lab clean
 
 reproduce: $(INSTALLED)
-	@$(VENV_PYTHON) -m doit --file dodo.py run $(foreach name,$(PARAMETERS),$(name)="$($(name))")
+	@$(VENV_PYTHON) -m doit --file dodo.py run $(foreach name,$(GIVEN),$(name)="$($(name))")
 
 verify: $(INSTALLED)
 	@$(VENV_PYTHON) -m wsol_utils verify "$(RESULTS)"

@@ -6,22 +6,20 @@ A notebook depends on its own text, on the modules, on its parameters and on the
 must still be what it wrote. Content counts, not dates. One run at a time writes to a folder.
 """
 
-import hashlib
 import os
 import sys
 import time
 from pathlib import Path
 
-from doit import get_var
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
 ROOT = Path(__file__).resolve().parent
-ROAD = {  # notebook -> what it writes for a data set
+ROAD = {  # notebook -> what it writes for a data set; * for each pooling
     "01_dataset_preparation": ["annotations.csv", "skipped.csv"],
-    "02_finetune_wgap": ["seed{seed}/networks.csv", "seed{seed}/{pooling}.safetensors"],
+    "02_finetune_wgap": ["seed{seed}/networks.csv", "seed{seed}/history.csv", "seed{seed}/*.safetensors"],
     "03_cam_recombination": [
-        "seed{seed}/recombination.csv", "seed{seed}/predictions_{pooling}.npz", "seed{seed}/channels.csv",
+        "seed{seed}/recombination.csv", "seed{seed}/predictions_*.npz", "seed{seed}/channels.csv",
         "seed{seed}/features.csv",
     ],
     "04_threshold_selection": [
@@ -37,15 +35,11 @@ os.chdir(ROOT)
 os.environ["TQDM_DISABLE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep: a busy machine is not slowed manifold
 
-NAMES = (
-    "profile", "data_root", "weights", "backbone", "seeds", "poolings", "temperature", "results", "processes",
-    "batch_size", "on_bad_image",
-    "protocol", "features", "normalization", "resolution", "interpolation", "component", "boundary", "candidates",
-)  # fmt: skip
-GIVEN = {name: get_var(name.upper(), "") for name in NAMES}
-GIVEN = {name: value for name, value in GIVEN.items() if value}
+GIVEN = {name.lower(): value for name, _, value in (word.partition("=") for word in sys.argv[1:]) if value}
+GIVEN = {name: value for name, value in GIVEN.items() if not name.startswith("-")}  # doit's own options
+DATASET = GIVEN.pop("dataset", "")
 PROFILE = GIVEN.get("profile", "sample")
-DATASETS = [get_var("DATASET", "")] if get_var("DATASET", "") else ["things", "birds"] if PROFILE == "sample" else []
+DATASETS = [DATASET] if DATASET else ["things", "birds"] if PROFILE == "sample" else []
 
 
 def configurations() -> list:
@@ -106,18 +100,18 @@ def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
         with files.explained(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             (target.parents[1] / "manifest.json").unlink(missing_ok=True)  # it says that a run is complete
-        papermill.execute_notebook(
-            ROOT / "notebooks" / f"{name}.ipynb", running, parameters,
-            cwd=ROOT / "notebooks", kernel_name="python3", progress_bar=False, log_output=False,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no warning about the local connection
-        )  # fmt: skip
-        files.put(running, target)
+            papermill.execute_notebook(
+                ROOT / "notebooks" / f"{name}.ipynb", running, parameters,
+                cwd=ROOT / "notebooks", kernel_name="python3", progress_bar=False, log_output=False,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no warning about the local connection
+            )  # fmt: skip
+            files.put(running, target)
     except PapermillExecutionError as error:
         failed = f"cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
     except RuntimeError as error:  # of nbclient, which lost the kernel
         failed = (
-            f"its process died ({error}), as happens when memory runs out: close other programs or lower BATCH_SIZE, "
-            "then run again; what was finished is kept"
+            f"its process died ({error}), as happens when memory runs out: close other programs, or lower "
+            "BATCH_SIZE, PREDICTION_BATCH_SIZE or CACHE_GB, then run again; what was finished is kept"
         )
     except OSError as error:  # of the runner's own files
         failed = str(error)
@@ -140,16 +134,25 @@ def finish(config) -> TaskFailed | None:
     return None
 
 
-def as_written(task, values: dict) -> bool:
-    """Whether the files of a task are what it wrote: where one was lost, cut off or changed, it is executed again."""
-    task.value_savers.append(lambda: {"wrote": _checksums(task.targets)})
-    return values.get("wrote") == _checksums(task.targets)
+def as_written(folder: Path, patterns: list[str]):
+    """Whether what a task wrote is still what it wrote: where a file was lost, cut off or changed, it runs again."""
+
+    def found() -> dict[str, str]:
+        from wsol_utils import files
+
+        paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+        return {path.relative_to(folder).as_posix(): files.sha256(path) for path in sorted(paths)}
+
+    def unchanged(task, values: dict) -> bool:
+        task.value_savers.append(lambda: {"wrote": found()})
+        return values.get("wrote") == found()
+
+    return unchanged
 
 
 def task_overview():
     """00, the map: once for a profile."""
-    target = FOLDER / "notebooks" / "00_overview.ipynb"
-    return _task("00_overview", [target], {}, [])
+    return _task("00_overview", FOLDER, [], [], {}, [])
 
 
 def task_notebooks():
@@ -157,11 +160,12 @@ def task_notebooks():
     for config in CONFIGS:
         inputs = [] if PROFILE == "sample" else [path for path in _inputs(config) if path.is_file()]
         for name, files in ROAD.items():
-            products = _products(config, files)
-            target = config.folder / "notebooks" / f"{name}.ipynb"
+            written = [path for file in files for path in dict.fromkeys(file.format(seed=s) for s in config.seeds)]
+            products = [path.replace("*", config.poolings[0]) for path in written]  # others there may be
             parameters = {"dataset": config.dataset} | GIVEN
-            yield {"name": f"{config.dataset}:{name}"} | _task(name, [target, *products], parameters, inputs)
-            inputs = products
+            task = _task(name, config.folder, written, products, parameters, inputs)
+            yield {"name": f"{config.dataset}:{name}"} | task
+            inputs = [config.folder / path for path in products]
 
 
 def task_manifest():
@@ -172,36 +176,22 @@ def task_manifest():
             "name": config.dataset,
             "actions": [(finish, [config])],
             "file_dep": [str(last)],
-            "uptodate": [as_written],
+            "uptodate": [as_written(config.folder, ["manifest.json"])],
             "targets": [str(config.folder / "manifest.json")],
         }
 
 
-def _task(name: str, targets: list[Path], parameters: dict, inputs: list[Path]) -> dict:
-    modules = sorted((ROOT / "wsol_utils").glob("*.py"))
+def _task(name: str, folder: Path, written: list[str], products: list[str], parameters: dict, inputs: list) -> dict:
+    executed, modules = f"notebooks/{name}.ipynb", sorted((ROOT / "wsol_utils").glob("*.py"))
     return {
-        "actions": [(execute, [name, targets[0], parameters])],
-        "file_dep": [str(path) for path in [ROOT / "notebooks" / f"{name}.ipynb", *modules, *inputs]],
-        "uptodate": [config_changed({key: str(value) for key, value in parameters.items()}), as_written],
-        "targets": sorted({str(path) for path in targets}),
+        "actions": [(execute, [name, folder / executed, parameters])],
+        "file_dep": [str(path) for path in [ROOT / executed, *modules, *inputs]],
+        "uptodate": [
+            config_changed({key: str(value) for key, value in parameters.items()}),
+            as_written(folder, [executed, *written]),
+        ],
+        "targets": [str(folder / path) for path in [executed, *products]],
     }
-
-
-def _checksums(paths: list[str]) -> dict[str, str]:
-    found = {}
-    for path in (path for path in paths if Path(path).is_file()):
-        with open(path, "rb") as file:
-            found[path] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-def _products(config, files: list[str]) -> list[Path]:
-    """A notebook's files for every seed and pooling (a data set without a train split has `gap` alone: see 02)."""
-    return [
-        config.folder / name
-        for file in files
-        for name in dict.fromkeys(file.format(seed=s, pooling=p) for s in config.seeds for p in config.poolings[:1])
-    ]
 
 
 def _inputs(config) -> list[Path]:

@@ -23,8 +23,10 @@ from wsol_utils import models
 
 def started(variables: dict[str, str], hindrance=None) -> subprocess.Popen:
     """Like the Makefile's rule: every variable is handed over, most of them empty."""
-    names = ("DATASET", "PROFILE", "DATA_ROOT", "WEIGHTS", "BACKBONE", "SEEDS", "POOLINGS", "RESULTS")
-    given = [f"{name}={variables.get(name, '')}" for name in names]
+    names = dict.fromkeys(
+        ("DATASET", "PROFILE", "DATA_ROOT", "WEIGHTS", "BACKBONE", "SEEDS", "POOLINGS", "RESULTS"), ""
+    )
+    given = [f"{name}={value}" for name, value in (names | variables).items()]
     command = [sys.executable, "-m", "doit", "--file", str(ROOT / "dodo.py"), "run", *given]
     environment = {key: value for key, value in os.environ.items() if key != "WSOL_RESULTS"}
     options = {"cwd": ROOT, "env": environment, "text": True, "preexec_fn": hindrance}
@@ -40,11 +42,12 @@ def reproduce(hindrance=None, **variables: str) -> tuple[int, str]:
 
 def until(process: subprocess.Popen, notebook: str) -> psutil.Process:
     """Wait until the runner executes a notebook; the kernel that does."""
-    text = ""
+    text, end = "", time.monotonic() + 300
     while notebook not in text:
-        text += process.stdout.read(1)
-        assert process.poll() is None, text
+        text += (said := process.stdout.read(1))
+        assert said, text  # it has ended
     while True:
+        assert process.poll() is None and time.monotonic() < end, text
         for child in psutil.Process(process.pid).children(recursive=True):
             if "ipykernel_launcher" in child.cmdline():
                 return child
@@ -56,6 +59,7 @@ def until(process: subprocess.Popen, notebook: str) -> psutil.Process:
     [
         ({"PROFILE": "papers"}, "unknown profile 'papers' (did you mean 'paper'?); choose one of sample, light, paper"),
         ({"PROFILE": "light"}, "PROFILE=light needs DATASET=cub, ilsvrc or tiny_imagenet"),
+        ({"DATASET": "things", "WORKER": "1"}, "unknown parameter 'worker' (did you mean 'workers'?); there are"),
         ({"DATASET": "cub"}, "unknown dataset of profile 'sample' 'cub'; choose one of things, birds"),
     ],
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
@@ -132,6 +136,7 @@ def test_kernel_killed(variables, folder):
     process = started(variables)
     kernel, running = until(process, "02_finetune_wgap"), folder / "notebooks" / ".running.02_finetune_wgap.ipynb"
     while not (running.is_file() and '"execution_count": 1' in running.read_text(encoding="utf-8")):
+        assert process.poll() is None
         time.sleep(0.05)
     kernel.kill()
     text, _ = process.communicate(timeout=600)
@@ -158,8 +163,10 @@ def test_two_at_once_and_the_first_is_killed(variables, folder):
 
 
 def test_it_goes_on_where_it_was(run):
+    """Notebook 03, or 04 if it was killed so late."""
     _, _, text = run
-    assert [name for name in ["00_overview", *ROAD] if name in text] == ROAD[2:]
+    executed = [name for name in ["00_overview", *ROAD] if name in text]
+    assert executed == ROAD[-len(executed) :] and ROAD[1] not in executed
 
 
 def test_whole_run(run):
@@ -207,7 +214,7 @@ def test_second_run_does_no_work_again(run):
 
 
 CUT_OFF = {  # a file -> the notebook that writes it
-    "annotations.csv": "01", "seed3/gap.safetensors": "02", "seed3/predictions_gap.npz": "03", "metrics.csv": "05",
+    "annotations.csv": "01", "seed3/wgap.safetensors": "02", "seed3/predictions_wgap.npz": "03", "metrics.csv": "05",
 }  # fmt: skip
 
 

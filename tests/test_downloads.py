@@ -12,6 +12,7 @@ import sys
 import tarfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -138,7 +139,8 @@ def folder(tmp_path):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    """What lies in a folder, but for the lock."""
+    return sorted({path.name for path in folder.iterdir()} - {".downloads.lock"}) if folder.exists() else []
 
 
 def part_of(folder, content):
@@ -350,13 +352,6 @@ def small_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.fault("no space is left for a download", "its bytes; the error says where to free some")
-def test_no_space(site, table, folder, small_disk):
-    with pytest.raises(OSError, match=r"birds\.bin could not be written \(File too large\): free some space there"):
-        downloads.fetch("birds.bin", folder)
-    assert (folder / PART).stat().st_size == 65536
-
-
 # A download that is an archive.
 
 
@@ -375,6 +370,23 @@ def archive(site, table):
 
 def download(*arguments):
     return CliRunner().invoke(commands.main, ["download", *map(str, arguments)])
+
+
+@pytest.mark.fault(
+    "two processes download the same file at once", "one fetches it; the other waits, and finds it there"
+)
+def test_two_at_once(site, archive, folder):
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda _: downloads.get("birds.tgz", folder), range(3)))
+    assert found == [folder / "birds"] * 3 and names(folder) == ["birds", "birds.tgz"]
+    assert len(site.asked) == 1
+
+
+@pytest.mark.fault("no space is left for a download", "its bytes; the error says where to free some")
+def test_no_space(site, table, folder, small_disk):
+    with pytest.raises(OSError, match=r"birds\.bin could not be written \(File too large\): free some space there"):
+        downloads.fetch("birds.bin", folder)
+    assert (folder / PART).stat().st_size == 65536
 
 
 def test_the_command_fetches_and_unpacks_once(site, archive, folder):

@@ -91,22 +91,36 @@ def test_an_error_names_file_cause_and_remedy(tmp_path, number):
     assert caught.value.errno == number and "what was finished is kept" in str(caught.value)
 
 
-def test_an_error_without_a_number_is_of_the_disk(tmp_path):
-    """As NumPy raises it."""
-    message = r"a\.npz could not be written \(8 requested and 3 written\): free some space"
-    with pytest.raises(OSError, match=message), files.explained(tmp_path / "a.npz"):
-        raise OSError("8 requested and 3 written")
+def test_an_error_that_says_so_already_is_left_as_it_is(tmp_path):
+    path = tmp_path / "a.npz"
+    with pytest.raises(OSError, match="free some space") as caught, files.explained(path), files.explained(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(caught.value).count("a.npz") == 1
 
 
-def test_waiting_for_a_lock_is_no_error_of_the_disk(tmp_path):
-    with pytest.raises(TimeoutError, match=r"^locked$"), files.explained(tmp_path / "a.npz"):
-        raise TimeoutError("locked")
+@pytest.mark.parametrize(
+    "error", [TimeoutError("a lock"), OSError("cannot identify image file"), FileNotFoundError(2, "x")]
+)
+def test_other_errors_are_none_of_the_disks(tmp_path, error):
+    with pytest.raises(type(error)) as caught, files.explained(tmp_path / "a.npz"):
+        raise error
+    assert caught.value is error
 
 
-def test_sweep(tmp_path):
-    for name in ("seed0/.a.csv.17.part", ".b.npz.18.part/maps.rows", "a.csv", "seed0/b.part", ".lock"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_sweep_leaves_those_that_still_write(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mine = [files.beside(tmp_path / "seed0" / "a.csv"), files.beside(tmp_path / "b.npz.rows") / "maps"]
+    others = [path.with_name(path.name.replace(str(os.getpid()), str(gone.pid))) for path in mine[:1]]
+    others.append(tmp_path / f".b.npz.rows.{gone.pid}.part" / "maps")
+    named = [tmp_path / name for name in ("a.csv", "seed0/b.part", ".lock", ".a.part", ".a.b.part")]
+    for path in [*mine, *others, *named]:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
     files.sweep(tmp_path)
-    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
-    assert left == [".lock", "a.csv", "seed0/b.part"]
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*mine, *named}

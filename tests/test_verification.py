@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from layouts_on_disk import ROAD, ROOT, cub, ilsvrc, run_road, weights_file
 
 from wsol_utils import __main__ as commands
-from wsol_utils import evaluation, experiments, manifest, models, protocols, runs, tables, verification
+from wsol_utils import evaluation, experiments, files, manifest, models, protocols, runs, tables, verification
 from wsol_utils.verification import verify
 
 
@@ -66,7 +66,7 @@ def lines(run, remarks=False):
 def change(run, name, text):
     """Write a file of a run anew, and make the manifest agree: only computing again can notice."""
     (run / name).write_text(text, encoding="utf-8")
-    rewrite(run, lambda content: content["sha256"].update({name: manifest.sha256(run / name)}))
+    rewrite(run, lambda content: content["sha256"].update({name: files.sha256(run / name)}))
 
 
 def rewrite(run, how):
@@ -153,7 +153,7 @@ def test_predictions_that_are_cut_off(run, agreeing):
     path = run / "seed0" / "predictions_wgap.npz"
     path.write_bytes(path.read_bytes()[:-1000])
     if agreeing:
-        rewrite(run, lambda content: content["sha256"].update({"seed0/predictions_wgap.npz": manifest.sha256(path)}))
+        rewrite(run, lambda content: content["sha256"].update({"seed0/predictions_wgap.npz": files.sha256(path)}))
     *before, last = lines(run)
     assert last.startswith("seed0/predictions_wgap.npz: the figures made of it were not checked: ")
     assert ("is no whole .npz file" in last) == agreeing and bool(before) != agreeing
@@ -318,8 +318,8 @@ def test_names_that_leave_the_folder(run, name, monkeypatch):
     (run / "link").symlink_to(run.parent)
     rewrite(run, lambda content: content["sha256"].update({name: "0" * 64}))
     opened = []
-    usual = manifest.sha256
-    monkeypatch.setattr(manifest, "sha256", lambda path: opened.append(path) or usual(path))
+    usual = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: opened.append(path) or usual(path))
     assert lines(run) == [f"manifest.json names {name!r}, which is not in the run's folder: not opened"]
     assert all(path.resolve().is_relative_to(run) or path.is_relative_to(ROOT) for path in opened) and opened
 

@@ -44,7 +44,7 @@ def download(name: str, root: Path, keep_archive: bool) -> None:
         there, data_root = downloads.get(name, root, keep_archive), downloads.find(name).data_root
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error).replace("\n", " ")) from error
-    click.echo(f"{there} is there" + (f"; DATA_ROOT={root / data_root}" if data_root else ""))
+    click.echo(f"{there} is there" + (f"; DATA_ROOT={(root / data_root).resolve()}" if data_root else ""))
 
 
 @main.command()

@@ -59,7 +59,7 @@ class Writer:
                 )
             self.counts[name] = self.counts.get(name, 0) + len(array)
             with files.explained(self.path), open(self.folder / name, "ab") as file:
-                array.tofile(file)
+                file.write(array.tobytes())  # NumPy's own tofile does not say why it failed
 
     def put(self, **arrays: np.ndarray) -> None:
         """Arrays as they are, of any shape, in place of an earlier one of that name."""

@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = ("train", "test")) -> pd.DataFrame:
-    """Opens and decodes every image of `splits` below `root`; rows of another split stay as they are.
+    """Opens and decodes every image of `splits` below `root` whose size is not known; other splits stay as they are.
 
     Returns:
         The table with width and height filled in, and every box that overshoots its image by up to a pixel clipped.
@@ -77,8 +77,9 @@ def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = 
         )
 
     def measure(row: int) -> tuple[int, int, list[Box]]:
-        path, source, boxes = (values[name][row] for name in ("path", "source", "boxes"))
-        (width, height), _ = decode(Path(root, path), f", listed in {source}", scaled=True)
+        path, source, width, height, boxes = (values[n][row] for n in ("path", "source", "width", "height", "boxes"))
+        if not width:  # else `leave_out` has decoded it
+            (width, height), _ = decode(Path(root, path), f", listed in {source}", scaled=True)
         clipped = [
             (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))) for x0, y0, x1, y1 in boxes
         ]
@@ -105,26 +106,33 @@ def leave_out(
     Wrong boxes are none of its business: `check` still stops at them.
 
     Returns:
-        The rows that can be used; and of the others, in the same order, image_id, path, split and reason, one line.
+        The rows that can be used, with width and height filled in; and of the others, in the same order, image_id,
+        path, split and reason, one line.
     Raises:
         DatasetError: none would be left of a split, or the machine failed to read a file that is there.
     """
     rows = _rows_of(table, splits)
     paths = table["path"].tolist()
 
-    def reason(row: int) -> str:
+    def look(row: int) -> tuple[int, int] | str:
+        """Its size, or what is wrong with it."""
         file = Path(root, paths[row])
         if not os.path.isfile(file):
             return "no such file"
         try:
-            decode(file, scaled=True)
+            return decode(file, scaled=True)[0]
         except DatasetError as error:
-            if isinstance(error.__cause__, MemoryError) or getattr(error.__cause__, "errno", None):
+            if getattr(error.__cause__, "errno", None):
                 raise  # not the image's fault
             return f"does not decode ({cause(error.__cause__)})"
-        return ""
 
-    reasons = {row: found for row, found in _of_each(rows, reason) if found}
+    sizes, reasons = table[["width", "height"]].to_numpy(copy=True), {}
+    for row, found in _of_each(rows, look):
+        if isinstance(found, str):
+            reasons[row] = found
+        else:
+            sizes[row] = found
+    table = table.assign(width=sizes[:, 0], height=sizes[:, 1])
     left_out = table.iloc[list(reasons)][["image_id", "path", "split"]].assign(reason=list(reasons.values()))
     used = table.iloc[[row for row in range(len(table)) if row not in reasons]].reset_index(drop=True)
     for split in sorted(set(left_out["split"]) - set(used["split"])):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from wsol_utils import files, unpacking
@@ -71,14 +72,18 @@ def get(name: str, folder: str | os.PathLike, keep_archive: bool = True) -> Path
         DatasetError, OSError: as `fetch` and `unpacking.unpack` do.
     """
     row = find(name)
-    if row.unpacks_to == row.name:
-        return fetch(name, folder)
     target = Path(folder) / row.unpacks_to
-    if not target.exists():
-        archive = fetch(name, folder)
-        unpacking.unpack(archive, folder, row.unpacks_to, row.files, row.unpacked_bytes)
-        if not keep_archive:
-            archive.unlink()
+    with files.explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.parent / ".downloads.lock").acquire()  # of several processes one fetches, others wait
+    with lock:
+        if row.unpacks_to == row.name:
+            return fetch(name, folder)
+        if not target.exists():
+            archive = fetch(name, folder)
+            unpacking.unpack(archive, folder, row.unpacks_to, row.files, row.unpacked_bytes)
+            if not keep_archive:
+                archive.unlink()
     return target
 
 
@@ -86,7 +91,7 @@ def fetch(name: str, folder: str | os.PathLike) -> Path:
     """Download a file into a folder, or verify the one that is there.
 
     It has a hidden name until its size and checksum are right. What an interruption leaves there is gone on with, where
-    the server can do that. Nobody else may be fetching the same file into the same folder.
+    the server can do that. Nobody else may be fetching the same file into the same folder: `get` waits for them.
 
     Returns:
         The file.

@@ -45,10 +45,11 @@ class Config:
         normalization, resolution, interpolation, component, boundary: a word of their own in place of the protocol's.
         candidates: how many thresholds, evenly from 0 to 1, Sec. 4.3 chooses from; 0 for the protocol's.
         image_size, resize_size: pixels of the square input, and of the frame that it is cropped from in training.
+        prediction_batch_size: images that are predicted at a time.
         padding: a grey margin around that frame, in pixels, that the crop may reach into.
         head_multiplier: the head's rate as a multiple of `lr`, for each pooling.
-        on_bad_image: "stop" at a photograph that is missing or does not decode, or "skip" it, list it in skipped.csv
-            and count it in the tables' n_skipped.
+        on_bad_image: "stop" at a photograph that is missing or does not decode, or "skip" it: it is listed in
+            skipped.csv, and counted in n_skipped if it is of the evaluated split.
         evaluate_on: "test", or "validation" for a fifth of the train split, which is then not trained on.
         seeds: a training run each.
         results: folder of the results; a relative path starts at the repository's root.
@@ -78,6 +79,7 @@ class Config:
     schedule: str
     weight_decay: float
     head_multiplier: dict[str, float] = field(hash=False)
+    prediction_batch_size: int = 64
     padding: int = 0
     weights: str = ""
     poolings: tuple[str, ...] = ("gap", "wgap")
@@ -207,7 +209,7 @@ def configure(dataset: str = "birds", profile: str = "sample", **values) -> Conf
         raise ValueError(
             f"parameter candidates cannot be {config.candidates}: a step of V needs three of them at least"
         )
-    for name in ("image_size", "batch_size", "epochs", "lr", "processes"):
+    for name in ("image_size", "batch_size", "prediction_batch_size", "epochs", "lr", "processes"):
         if not getattr(config, name) > 0:
             raise ValueError(f"parameter {name} cannot be {getattr(config, name)!r}: it must be greater than 0")
     if config.resize_size < config.image_size:
@@ -225,7 +227,10 @@ def configure(dataset: str = "birds", profile: str = "sample", **values) -> Conf
 def is_usual(config: Config) -> bool:
     """Whether every value that decides a figure is the configuration's own, so that its reference applies."""
     usual = configure(config.dataset, config.profile)
-    free = ("results", "seeds", "poolings", "device", "workers", "cache_gb", "checkpoint_steps", "compiled")
+    free = (
+        "results", "seeds", "poolings", "device", "workers", "cache_gb", "checkpoint_steps", "compiled",
+        "prediction_batch_size",
+    )  # fmt: skip
     return replace(config, **{name: getattr(usual, name) for name in free}) == usual
 
 
@@ -276,7 +281,8 @@ def _typed(name: str, value):
         if kind in (tuple[int, ...], tuple[str, ...]):
             items = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
             return tuple(kind.__args__[0](item) for item in items)
-        return {key: float(number) for key, number in dict(value).items()}
+        pairs = [pair.split("=") for pair in value.split(",")] if isinstance(value, str) else value
+        return {key: float(number) for key, number in dict(pairs).items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"parameter {name} cannot be {value!r}: {error}") from error
 

@@ -1,18 +1,21 @@
 """Files that are there whole or not at all, whatever happens while they are written."""
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 SPACE = "free some space there"
 PLACE = "make its folder writable, or name another one (RESULTS for a run)"
 REMEDIES = {
-    errno.ENOSPC: SPACE, errno.EDQUOT: SPACE, errno.EFBIG: SPACE, None: SPACE,  # NumPy's errors have no number
-    errno.EACCES: PLACE, errno.EPERM: PLACE, errno.EROFS: PLACE,
-}  # fmt: skip
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), SPACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), PLACE),
+}
 
 
 @contextmanager
@@ -58,7 +61,8 @@ def put(temporary: Path, path: Path, durable: bool = True) -> None:
         _to_disk(temporary)
     os.replace(temporary, path)
     if durable and os.name == "posix":
-        _to_disk(path.parent)  # where the name is kept
+        with suppress(OSError):  # of systems that know no such thing
+            _to_disk(path.parent, os.O_RDONLY)  # where the name is kept
 
 
 def beside(path: Path) -> Path:
@@ -67,9 +71,17 @@ def beside(path: Path) -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left below a folder. Nobody else may be writing there."""
+    """Remove what processes left below a folder that are no more; those of this machine that still write are let be."""
     for left in folder.rglob(".*.part"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        process = left.name.removesuffix(".part").rpartition(".")[2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The checksum of a file, which is read a part at a time."""
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @contextmanager
@@ -82,10 +94,10 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in REMEDIES or isinstance(error, TimeoutError):  # a lock's, which has no number either
+        if error.errno not in REMEDIES or str(path) in str(error.strerror):  # it says so already
             raise
-        remedy = f"{path} could not be written ({error.strerror or error}): {REMEDIES[error.errno]}, then run again"
-        raise OSError(error.errno or errno.EIO, f"{remedy}; what was finished is kept") from error
+        remedy = f"{path} could not be written ({error.strerror}): {REMEDIES[error.errno]}, then run again"
+        raise OSError(error.errno, f"{remedy}; what was finished is kept") from error
 
 
 def all_to_disk() -> None:
@@ -94,8 +106,8 @@ def all_to_disk() -> None:
         os.sync()
 
 
-def _to_disk(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
+def _to_disk(path: Path, how: int = os.O_RDWR) -> None:
+    opened = os.open(path, how)
     try:
         os.fsync(opened)
     finally:

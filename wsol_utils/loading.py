@@ -105,7 +105,7 @@ class Loader:
 
 
 @contextmanager
-def enough_memory(batch_size: int) -> Iterator[None]:
+def enough_memory(batch_size: int, lower: str) -> Iterator[None]:
     """Where memory runs out, on a GPU or here, the error says what to lower.
 
     Raises:
@@ -117,8 +117,8 @@ def enough_memory(batch_size: int) -> Iterator[None]:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise MemoryError(
-            f"batches of {batch_size} images do not fit into memory ({str(error).splitlines()[0]}): lower batch_size, "
-            "or cache_gb, or close other programs, then run again; what was finished is kept"
+            f"batches of {batch_size} images do not fit into memory ({str(error).splitlines()[0]}): lower {lower}, "
+            "or close other programs, then run again; what was finished is kept"
         ) from error
 
 
@@ -161,7 +161,7 @@ def _alive(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
             raise  # an error that a living worker met
         raise RuntimeError(
             f"a process that decodes photographs died ({error!r}), as happens when memory runs out: lower workers "
-            f"(now {loader.num_workers}) or batch_size, then run again; what was finished is kept"
+            f"(now {loader.num_workers}), then run again; what was finished is kept"
         ) from error
 
 

@@ -1,7 +1,6 @@
 """manifest.json: what a run was, so that it can be repeated and its files recognised. Written last."""
 
 import functools
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -15,7 +14,7 @@ import pandas as pd
 import torch
 
 from wsol_utils import experiments, reference, runs
-from wsol_utils.files import write_text
+from wsol_utils.files import sha256, write_text
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pandas", "scikit-image", "pillow",
@@ -104,12 +103,6 @@ def code(notebooks: list[str]) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): sha256(path) for path in sorted(paths) if path.is_file()}
 
 
-def sha256(path: Path) -> str:
-    """The checksum of a file, which is read a part at a time."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _data(config: experiments.Config) -> dict[str, dict]:
     """The data set's lists with their checksums, and for each split how many photographs, and how many bytes."""
     paths = sorted(path for pattern in LISTS[config.layout] for path in config.root.glob(pattern) if path.is_file())
@@ -123,9 +116,8 @@ def _data(config: experiments.Config) -> dict[str, dict]:
             config.folder / "annotations.csv", usecols=["path", "split"], dtype=str, keep_default_na=False
         )
         for split, rows in table.groupby("split"):
-            photographs = [path for path in map(config.root.joinpath, rows["path"]) if path.is_file()]
-            size = sum(path.stat().st_size for path in photographs)
-            splits[split] = {"images": len(photographs), "bytes": size}
+            sizes = [path.stat().st_size for path in map(config.root.joinpath, rows["path"]) if path.is_file()]
+            splits[split] = {"images": len(sizes), "bytes": sum(sizes)}
     return {"lists": lists, "photographs": splits}
 
 

@@ -11,18 +11,36 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: Pil
 
 
 def decode(file: Path, listed: str = "", scaled: bool = False) -> tuple[tuple[int, int], Image.Image]:
-    """(width, height) and the image in RGB; `scaled` decodes a JPEG at 1/8 of its size, fast, yet to its end."""
+    """(width, height) and the image in RGB; `scaled` decodes a JPEG at 1/8 of its size, fast, yet to its end.
+
+    Raises:
+        DatasetError: it does not decode, or cannot be read.
+        MemoryError: there is not enough.
+    """
     try:
         with opened(file) as image:
             size = image.size
             if scaled:
                 image.draft(None, (1, 1))
-            return size, eight_bits(image).convert("RGB")
+            decoded = eight_bits(image).convert("RGB")
+            if scaled and image.format == "JPEG" and _lacks_its_end(file.read_bytes()):
+                raise ValueError("its last part is missing")
+            return size, decoded
+    except MemoryError:
+        raise  # not the image's fault
     except Exception as error:  # Pillow's decoders raise many kinds
+        if isinstance(error, OSError) and error.errno:
+            remedy = "make it readable, then run again"
+            raise failure(file.parent, file.name, f"cannot be read ({cause(error)}){listed}", remedy) from error
         limit = isinstance(error, Image.DecompressionBombError)
         remedy = "scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS" if limit else REMEDY
         problem = f"an image that does not decode ({cause(error)}){listed}"
         raise failure(file.parent, file.name, problem, remedy) from error
+
+
+def _lacks_its_end(jpeg: bytes) -> bool:
+    """Whether no end mark follows the last scan: a decoder takes zeros in its place for a grey picture."""
+    return jpeg.rfind(b"\xff\xd9") < jpeg.rfind(b"\xff\xda")
 
 
 def opened(file: Path) -> Image.Image:

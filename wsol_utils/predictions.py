@@ -134,7 +134,7 @@ def predict(
     with TemporaryDirectory() as folder:
         file = path or Path(folder) / "predictions.npz"
         with archive.Writer(file) if distributed.rank() == 0 else nullcontext() as writer:
-            with enough_memory(batch_size):
+            with enough_memory(batch_size, "prediction_batch_size"):
                 for rows, whole in computed:
                     writer.append(**rows)
                     writer.put(**whole)

@@ -33,15 +33,15 @@ def prepare(config: Config) -> pd.DataFrame:
     """The table that notebook 01 writes, as it makes it; the one that is there already, if there is."""
     path = config.folder / "annotations.csv"
     if not path.is_file() and distributed.rank() == 0:
-        table, left_out = opened(config, datasets.READERS[config.layout](config.root))
+        table, left_out = usable(config, datasets.READERS[config.layout](config.root))
         write_csv(left_out, config.folder / "skipped.csv")
         datasets.write_table(table, path)
     distributed.wait()
     return datasets.read_table(path)
 
 
-def opened(config: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A data set's table once its photographs have been opened, and those that it does without.
+def usable(config: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A data set's table once its photographs have been opened and found good, and those that the run does without.
 
     Returns:
         As of `datasets.check`, and of `datasets.leave_out` where the run skips what is bad: image_id, path, split,

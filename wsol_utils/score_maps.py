@@ -1,5 +1,6 @@
 """Score maps of any network, one .npy for each image, evaluated as ours are: every protocol, every threshold rule."""
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
@@ -33,8 +34,10 @@ def write_maps(folder: str | os.PathLike, image_ids: Iterable[str], maps: Iterab
     """
     for image_id, scores in zip(image_ids, maps, strict=True):
         path = Path(folder, f"{below(image_id)}.npy")
-        with files.written(path, durable=False) as temporary, open(temporary, "wb") as opened:  # many, and small
-            np.save(opened, np.asarray(scores, dtype=np.float32))
+        data = io.BytesIO()
+        np.save(data, np.asarray(scores, dtype=np.float32))
+        with files.written(path, durable=False) as temporary:  # many, and small
+            temporary.write_bytes(data.getbuffer())
 
 
 def read(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from wsol_utils import checkpoints, datasets, distributed, models, pooling, runs, training
+from wsol_utils import checkpoints, datasets, distributed, files, models, pooling, runs, training
 from wsol_utils.experiments import ROOT, Config, absolute, configure
 from wsol_utils.loading import Loader
 from wsol_utils.predictions import Predictions, made_from, predict
@@ -61,10 +61,12 @@ def predicted(
     path = runs.prediction_file(config, seed, name, protocol)
     trained = config.require(runs.checkpoint(config, seed, name), "02_finetune_wgap")
     test = runs.split(config, table, "test")
-    weights = hashlib.sha256(trained.read_bytes()).hexdigest()
+    weights = files.sha256(trained)
     transform = runs.test_set(config, table, protocol).transform
     rows = _with_sizes(config, test)
-    identity = fingerprint(PREDICTION_CODE, rows, weights, name, config.temperature, transform, config.decoder)
+    identity = fingerprint(
+        PREDICTION_CODE, rows, weights, name, config.temperature, transform, config.decoder, config.deterministic
+    )  # fmt: skip
     if made_from(path) == identity:
         return Predictions.load(path)
     if config.processes > 1 and not distributed.launched():
@@ -86,7 +88,7 @@ def predict_test(
     photographs, sizes = runs.test_set(config, table, protocol), runs.split(config, table, "test")[["width", "height"]]
     with _algorithms(config):
         return predict(
-            model, photographs, sizes.to_numpy(), batch_size=min(64, config.batch_size), device=runs.device(config),
+            model, photographs, sizes.to_numpy(), batch_size=config.prediction_batch_size, device=runs.device(config),
             workers=runs.workers(config), decoder=config.decoder, **keep,
         )  # fmt: skip
 
@@ -145,9 +147,11 @@ def finetune(
     dataset = datasets.ImageDataset(table, config.root, transform, seed=seed)
     memory = int(config.cache_gb * 1e9)
     loader = Loader(dataset, runs.device(config), runs.workers(config), memory, config.decoder)
-    weights = hashlib.sha256(Path(start).read_bytes()).hexdigest() if Path(start).is_file() else start
+    weights = files.sha256(start) if Path(start).is_file() else start
     rows = _with_sizes(config, table[["image_id", "label", "path"]])
-    made_of = fingerprint(TRAINING_CODE, rows, weights, repr(transform), repr(model), config.decoder)
+    made_of = fingerprint(
+        TRAINING_CODE, rows, weights, repr(transform), repr(model), config.decoder, config.deterministic
+    )
     if config.processes > 1 and not distributed.launched():
         identity = training.identity_of(recipe, seed, made_of)
         if checkpoints.finished(checkpoint, identity, model) is None:  # else `fit` finds it so

@@ -6,7 +6,7 @@ from pathlib import Path
 
 LARGEST = 2**31  # no coordinate, side or class reaches it
 LONGEST_TEXT, LONGEST_XML = 1 << 30, 1 << 20  # bytes: far more than a list of every image there is, or an image's boxes
-LONGEST_PATH, LONGEST_NAME = 1000, 240  # characters: what file systems take, less an ending and the root
+LONGEST_PATH, LONGEST_NAME = 1000, 200  # bytes: what file systems take, less a root and what `files` adds
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
@@ -36,7 +36,13 @@ def below(path: str) -> str:
         ValueError: if it leaves that folder, or is no name for a file.
     """
     parts = path.split("/")
-    if not path or not path.isprintable() or len(path) > LONGEST_PATH or max(map(len, parts)) > LONGEST_NAME:
+    lengths = [len(part.encode(errors="replace")) for part in parts]
+    if (
+        not path
+        or not path.isprintable()
+        or len(path.encode(errors="replace")) > LONGEST_PATH
+        or max(lengths) > LONGEST_NAME
+    ):
         raise ValueError(f"{path!r} is no path below a folder: it is empty, too long or holds control characters")
     if "\\" in path or path.startswith("/") or os.path.isabs(path) or ".." in parts:
         raise ValueError(f"{path!r} is no path below a folder: it leaves it")

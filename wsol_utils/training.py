@@ -92,7 +92,7 @@ def fit(
     history = checkpoints.finished(checkpoint, identity, model)
     if history is None:
         run = _Run(model, loader, recipe, seed, checkpoint, identity, keep_every)
-        with enough_memory(recipe.batch_size):
+        with enough_memory(recipe.batch_size, "batch_size or cache_gb"):
             history = run.to_the_end(compiled)
         if distributed.rank() == 0:
             timeless = [{name: epoch[name] for name in ("epoch", "loss", "accuracy")} for epoch in history]

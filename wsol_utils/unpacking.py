@@ -54,13 +54,13 @@ def unpack(
         raise DatasetError(f"{target}: is there already; remove it to unpack {archive.name} again")
     hidden = files.beside(target)
     try:
+        archive.open("rb").close()  # its own errors are not those of the folder
         with files.explained(target):
             hidden.mkdir(parents=True)
             _extract(archive, hidden, most_files, most_bytes)
             if not (hidden / inside).exists():
                 raise _refusal(archive, f"holds no {inside}")
-            if hasattr(os, "sync"):
-                os.sync()  # all those files at once, before they have their name
+            files.all_to_disk()
             os.replace(hidden / inside, target)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from wsol_utils import evaluation, experiments, manifest, runs, seeds, tables
+from wsol_utils import evaluation, experiments, files, manifest, runs, seeds, tables
 from wsol_utils.predictions import Predictions, kind
 
 TOLERANCE = 1e-9  # between a figure and the same one computed again, in the unit of its table
@@ -169,7 +169,7 @@ def _checksums(folder: Path, listed: dict[str, str]) -> tuple[list[Finding], dic
             if not (folder / name).is_file():
                 findings.append(Finding(f"{_shown(name)} is missing"))
                 continue
-            checked[name] = manifest.sha256(folder / name) == digest
+            checked[name] = files.sha256(folder / name) == digest
         except OSError as error:
             findings.append(Finding(f"{_shown(name)} cannot be read: {error.strerror or error}"))
             continue
