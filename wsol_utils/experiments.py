@@ -47,7 +47,7 @@ class Config:
         image_size, resize_size: pixels of the square input, and of the frame that it is cropped from in training.
         prediction_batch_size: images that are predicted at a time.
         padding: a grey margin around that frame, in pixels, that the crop may reach into.
-        head_multiplier: the head's rate as a multiple of `lr`, for each pooling.
+        head_multiplier: the head's rate as a multiple of `lr`, for each pooling; one that is not named takes GAP's.
         on_bad_image: "stop" at a photograph that is missing or does not decode, or "skip" it: it is listed in
             skipped.csv, and counted in n_skipped if it is of the evaluated split.
         evaluate_on: "test", or "validation" for a fifth of the train split, which is then not trained on.
@@ -134,8 +134,8 @@ class Config:
     def recipe(self, name: str) -> Recipe:
         """How this run fine-tunes with the pooling of that name."""
         return Recipe(
-            self.epochs, self.batch_size, self.lr, self.head_multiplier[name], self.weight_decay,
-            self.optimizer, self.schedule,
+            self.epochs, self.batch_size, self.lr, self.head_multiplier.get(name, self.head_multiplier["gap"]),
+            self.weight_decay, self.optimizer, self.schedule,
         )  # fmt: skip
 
     def require(self, path: Path, notebook: str) -> Path:
@@ -170,7 +170,7 @@ def results_root(results: str) -> Path:
 
 
 def configure(dataset: str = "birds", profile: str = "sample", **values) -> Config:
-    """A row of `DATASETS` with some of its values overridden.
+    """A row of `DATASETS`, or a layout that has none, with some of its values overridden.
 
     Values that are empty ("" or []) stand for the profile's own.
 
@@ -178,15 +178,18 @@ def configure(dataset: str = "birds", profile: str = "sample", **values) -> Conf
         ValueError: if a name or a value is unknown, naming what there is to choose from.
     """
     _one_of("profile", profile, PROFILES)
-    _one_of(f"dataset of profile {profile!r}", dataset, [name for p, name in DATASETS if p == profile])
+    own = {name: row for (p, name), row in DATASETS.items() if p == profile}
+    if profile != "sample":
+        own |= {name: {"layout": name, "data_root": f"data/{name}"} for name in datasets.READERS if name not in own}
+    _one_of(f"dataset of profile {profile!r}", dataset, own)
     names = [f.name for f in fields(Config)]
     for name in values:
         if name not in names:
             raise ValueError(f"unknown parameter {name!r}{_hint(name, names)}; there are {', '.join(names)}")
-    row = {"dataset": dataset, "profile": profile} | PROFILES[profile] | DATASETS[profile, dataset]
+    row = {"dataset": dataset, "profile": profile} | PROFILES[profile] | own[dataset]
     given = {name: _typed(name, value) for name, value in values.items() if value not in ("", [], ())}
     for name in given.get("head_multiplier", {}):
-        _one_of("pooling in head_multiplier", name, row["head_multiplier"])
+        _one_of("pooling in head_multiplier", name, pooling.POOLINGS)
     multiplier = row["head_multiplier"] | given.pop("head_multiplier", {})
     config = Config(**row | given | {"head_multiplier": multiplier})
     _one_of("backbone", config.backbone, models.BACKBONES)

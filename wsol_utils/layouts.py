@@ -65,17 +65,9 @@ def read_cub(root: str | os.PathLike) -> pd.DataFrame:
         if is_train not in ("0", "1"):
             raise failure(root, in_splits, f"{is_train!r} is neither 1 (train) nor 0 (test)")
         class_name = classes[class_id][1][0].split(".", 1)[-1].replace("_", " ")  # "001.Black_footed_Albatross"
-        rows.append(
-            (
-                path,
-                "images/" + _inside(root, listed, path),
-                "train" if is_train == "1" else "test",
-                class_labels[class_id],
-                class_name,
-                [_box(root, in_boxes, xywh, "xywh")],
-                f"{in_boxes} ({listed})",
-            )
-        )
+        file, split = "images/" + _inside(root, listed, path), "train" if is_train == "1" else "test"
+        box, source = _box(root, in_boxes, xywh, "xywh"), f"{in_boxes} ({listed})"
+        rows.append((path, file, split, class_labels[class_id], class_name, [box], source))
     return _table(root, rows, "images.txt")
 
 
@@ -148,16 +140,8 @@ def read_tiny_imagenet(root: str | os.PathLike) -> pd.DataFrame:
     for split, folder, where, file, wnid, corners in lines:
         if wnid not in classes:
             raise failure(root, where, f"unknown synset {wnid!r}, not in wnids.txt")
-        rows.append(
-            (
-                Path(file).stem,
-                f"{folder}/{_inside(root, where, file)}",
-                split,
-                *classes[wnid],
-                [_box(root, where, corners)],
-                where,
-            )
-        )
+        path = f"{folder}/{_inside(root, where, file)}"
+        rows.append((Path(file).stem, path, split, *classes[wnid], [_box(root, where, corners)], where))
     return _table(root, rows, "val/val_annotations.txt")
 
 
@@ -171,12 +155,9 @@ READERS: dict[str, Callable[[str | os.PathLike], pd.DataFrame]] = {
 def _fields(root: Path, name: str, count: int, separator: str | None = None) -> Iterator[tuple[str, list[str]]]:
     """("name:line", its `count` fields) of every line of a file that is not blank."""
     if not (root / name).is_file():
-        raise failure(
-            root,
-            name,
-            "no such file" if root.is_dir() else "no such folder",
-            f"DATA_ROOT must be the folder that holds {name} (notebook 01 says how to get the data)",
-        )
+        problem = "no such file" if root.is_dir() else "no such folder"
+        remedy = f"DATA_ROOT must be the folder that holds {name} (notebook 01 says how to get the data)"
+        raise failure(root, name, problem, remedy)
     try:
         lines = plain_text(root / name).split("\n")
     except OSError as error:

@@ -24,7 +24,7 @@ LISTS = {  # of each layout: the files that say which images there are, of which
     "cub": ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt"),
     "ilsvrc": ("LOC_*.csv", "LOC_*.txt"),
     "tiny_imagenet": ("wnids.txt", "words.txt", "val/val_annotations.txt"),
-}
+}  # of a layout that is not named here: what lies beside its folders
 
 
 def write(config: experiments.Config, given: dict[str, str]) -> None:
@@ -105,7 +105,8 @@ def code(notebooks: list[str]) -> dict[str, str]:
 
 def _data(config: experiments.Config) -> dict[str, dict]:
     """The data set's lists with their checksums, and for each split how many photographs, and how many bytes."""
-    paths = sorted(path for pattern in LISTS[config.layout] for path in config.root.glob(pattern) if path.is_file())
+    patterns = LISTS.get(config.layout, ("*.csv", "*.json", "*.txt"))
+    paths = sorted(path for pattern in patterns for path in config.root.glob(pattern) if path.is_file())
     lists = {
         path.relative_to(config.root).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in paths

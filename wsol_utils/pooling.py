@@ -3,6 +3,8 @@
 Each is a module from feature maps (B, C, H, W) to one vector per image (B, C).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -73,18 +75,20 @@ class ThresholdedAveragePool(nn.Module):
         return f"threshold={self.threshold}"
 
 
+POOLINGS: dict[str, Callable[[float], nn.Module]] = {  # name -> the module for a temperature
+    "gap": lambda temperature: GlobalAveragePool(),
+    "wgap": lambda temperature: WeightedGlobalAveragePool(temperature),  # Eq. 1 as printed
+    "wgap_sum": lambda temperature: WeightedGlobalAveragePool(temperature, divide_by_area=False),
+    "tap": lambda temperature: ThresholdedAveragePool(),
+}
+
+
 def build(name: str, temperature: float = 1.0) -> nn.Module:
-    """The pooling of that name: `gap`, `wgap` (Eq. 1 as printed), `wgap_sum` or `tap`.
+    """The pooling of that name, one of `POOLINGS`.
 
     Raises:
         ValueError: if the name is unknown.
     """
-    poolings = {
-        "gap": lambda: GlobalAveragePool(),
-        "wgap": lambda: WeightedGlobalAveragePool(temperature),
-        "wgap_sum": lambda: WeightedGlobalAveragePool(temperature, divide_by_area=False),
-        "tap": lambda: ThresholdedAveragePool(),
-    }
-    if name not in poolings:
-        raise ValueError(f"unknown pooling {name!r}; choose one of {', '.join(poolings)}")
-    return poolings[name]()
+    if name not in POOLINGS:
+        raise ValueError(f"unknown pooling {name!r}; choose one of {', '.join(POOLINGS)}")
+    return POOLINGS[name](temperature)

@@ -15,7 +15,7 @@ PROFILES = {
     },
     "light": {
         "backbone": "squeezenet1_1", "image_size": 224, "resize_size": 256, "batch_size": 32, "lr": 1e-4,
-        "optimizer": "adamw", "schedule": "constant", "weight_decay": 1e-2, "epochs": 12,
+        "optimizer": "adamw", "schedule": "constant", "weight_decay": 1e-2, "epochs": 12, "weights": "imagenet",
         "head_multiplier": {"gap": 40.0, "wgap": 100.0, "wgap_sum": 40.0, "tap": 4.0},
     },
     # Sec. 5: VGG, ImageNet weights, learning rate 1e-4, batch 64; it says nothing of the rest.
@@ -32,13 +32,14 @@ PROFILES = {
 }  # fmt: skip
 
 # What each data set adds: its layout on disk, where it lies unless DATA_ROOT says otherwise, its budget.
+# A layout without a row here is a data set of `light` and `paper` too, under its own name, with the profile's values.
 DATASETS = {
     ("sample", "things"): {"layout": "ilsvrc", "data_root": "data/sample/things", "epochs": 5},
     ("sample", "birds"): {"layout": "cub", "data_root": "data/sample/birds/CUB_200_2011", "epochs": 15},
-    ("light", "cub"): {"layout": "cub", "data_root": "data/CUB_200_2011", "weights": "imagenet"},
-    ("light", "ilsvrc"): {"layout": "ilsvrc", "data_root": "data/ILSVRC", "weights": "imagenet"},
+    ("light", "cub"): {"layout": "cub", "data_root": "data/CUB_200_2011"},
+    ("light", "ilsvrc"): {"layout": "ilsvrc", "data_root": "data/ILSVRC"},
     ("light", "tiny_imagenet"): {
-        "layout": "tiny_imagenet", "data_root": "data/tiny-imagenet-200", "weights": "imagenet",
+        "layout": "tiny_imagenet", "data_root": "data/tiny-imagenet-200",
         "image_size": 128, "resize_size": 144, "epochs": 3,
     },
     ("paper", "cub"): {"layout": "cub", "data_root": "data/CUB_200_2011"},
