@@ -12,7 +12,7 @@ PARAMETERS := DATASET PROFILE DATA_ROOT WEIGHTS BACKBONE SEEDS POOLINGS TEMPERAT
 	BATCH_SIZE PREDICTION_BATCH_SIZE ON_BAD_IMAGE \
 	PROTOCOL FEATURES NORMALIZATION RESOLUTION INTERPOLATION COMPONENT BOUNDARY CANDIDATES
 # of the run: those above, and whatever else is given as NAME=value
-GIVEN = $(sort $(PARAMETERS) $(filter-out PYTHON,$(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))))
+GIVEN = $(sort $(PARAMETERS) $(filter-out PYTHON VENV_PYTHON INSTALLED,$(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))))
 VENV_PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 

@@ -1,12 +1,15 @@
 """Bad input stops a notebook at once, with a message that names the file (and line) or the value, and the remedy."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torchvision
 from layouts_on_disk import (
     LAYOUTS,
+    NOTEBOOKS,
     ROAD,
     VAL,
     XML,
@@ -275,6 +278,17 @@ def test_another_pooling_than_was_trained(finished):
     given, _ = finished
     found = run_notebook("04_threshold_selection", **given | {"poolings": "tap"})["found"]
     assert set(found) == {(0, "gap"), (0, "wgap")}
+
+
+def test_papermill_by_hand(finished, tmp_path):
+    """As the README has it, from any folder."""
+    given, folder = finished
+    words = [word for name, value in given.items() for word in ("-p", name, str(value)) if name != "seeds"]
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / "04_threshold_selection.ipynb"), "out.ipynb", *words]
+    (folder / "seed0" / "thresholds.csv").unlink()
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert (folder / "seed0" / "thresholds.csv").is_file() and (tmp_path / "out.ipynb").is_file()
 
 
 # The overview.

@@ -205,3 +205,27 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         plots.save(figure, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_pipeline():
+    """Image, four channels, two maps, the curve with its threshold, and the boxes."""
+    channels = [(weight, HEAT) for weight in (2.0, 1.5, -1.0, -2.25)]
+    figure = plots.pipeline(
+        IMAGE,
+        channels,
+        HEAT,
+        np.abs(HEAT),
+        (0, 0.5, 1),
+        np.array([np.nan, 0.25, 0.75]),
+        0.5,
+        (2, 3, 10, 7),
+        (1, 2, 8, 9),
+    )
+    axes = figure.axes
+    assert [a.get_title() for a in axes[1:5]] == ["w = +2.00", "w = +1.50", "w = −1.00", "w = −2.25"]
+    assert [len(a.images) for a in axes] == [1, 2, 2, 2, 2, 2, 2, 0, 1]
+    assert axes[5].images[1].get_array().min() == 0 and axes[6].images[1].get_array().max() == 1
+    curve, mean, chosen = axes[7].get_lines()
+    assert curve.get_ydata()[1:].tolist() == [0.25, 0.75] and set(mean.get_ydata()) == {0.5}
+    assert set(chosen.get_xdata()) == {0.5} and "0.50" in axes[7].get_title()
+    assert rectangles(axes[8]) == [(RED, 1, 2, 8, 9), (GREEN, 2, 3, 10, 7)]

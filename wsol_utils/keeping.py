@@ -7,7 +7,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from wsol_utils import datasets, experiments, models, reference, runs, stages
+from wsol_utils import (
+    boxes,
+    cam,
+    datasets,
+    experiments,
+    models,
+    plots,
+    reference,
+    runs,
+    stages,
+    thresholds,
+)
 
 SEED_TABLES = ("history", "channels", "features", "failures", "levels", "conventions", "protocols", "max_box_acc")
 EXAMPLE = 7  # the test image of birds that notebook 00 shows: any would do
@@ -56,4 +67,25 @@ def keep_example(run: Path) -> None:
         reference.folder("sample", "birds") / "example.npz",
         image=datasets.denormalize(image), label=label, truth=truth.numpy(), features=features.numpy(),
         class_weights=model.class_weights.detach().numpy(), bias=model.head.bias.detach().numpy(),
+    )  # fmt: skip
+    draw_example()
+
+
+def draw_example() -> None:
+    """The README's picture of the method, drawn from the image that `keep_example` has kept."""
+    with np.load(reference.folder("sample", "birds") / "example.npz") as kept:
+        image, truth, label = kept["image"], kept["truth"][0], int(kept["label"])
+        features, weights = kept["features"].astype(np.float32), kept["class_weights"][label]
+    maps = {how: cam.activation_map(features[None], weights[None], how) for how in ("signed", "absolute")}
+    upsampled = cam.upsample(maps["absolute"], image.shape[:2])
+    eta = thresholds.select(upsampled)
+    by_share = np.argsort(weights * features.mean(axis=(1, 2)))  # of the class score
+    plots.save(
+        plots.pipeline(
+            image, [(float(weights[c]), features[c]) for c in (*by_share[:-3:-1], *by_share[:2])],
+            maps["signed"][0], maps["absolute"][0], thresholds.PAPER_GRID,
+            thresholds.boundary_differences(thresholds.boundary_means(upsampled))[0], float(eta[0]),
+            boxes.largest_box(upsampled, eta)[0], truth,
+        ),
+        reference.folder("sample", "birds").with_name("pipeline.png"),
     )  # fmt: skip

@@ -7,6 +7,7 @@ are (H, W) of any size and scale, boxes are half-open pixels.
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,12 +23,12 @@ PREDICTION, TRUTH = "limegreen", "red"  # the colours of Fig. 4
 DPI = 72  # of the pictures in notebooks and results: small files, still clear in a browser
 
 
-def draw_box(axes: Axes, box: Sequence[float], colour: str, label: str | None = None) -> None:
+def draw_box(axes: Axes, box: Sequence[float] | np.ndarray, colour: str, label: str | None = None) -> None:
     """A half-open box (x0, y0, x1, y1) as a rectangle; nothing for a box of no area."""
     x0, y0, x1, y1 = (float(v) for v in box)
     if x1 > x0 and y1 > y0:
         corner = (x0 - 0.5, y0 - 0.5)  # a pixel's centre is its index
-        style = {"fill": False, "edgecolor": colour, "linewidth": 2, "clip_on": False}  # whole at the border
+        style: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": 2, "clip_on": False}  # whole at the border
         axes.add_patch(plt.Rectangle(corner, x1 - x0, y1 - y0, label=label, **style))
 
 
@@ -174,6 +175,43 @@ def fig4(panels: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> Figure:
     for axis, name in zip(axes[:, 0], ("CAM", "ours"), strict=True):
         axis.text(-0.08, 0.5, name, transform=axis.transAxes, rotation=90, va="center", ha="right")
     return _tight(figure)
+
+
+def pipeline(
+    image: np.ndarray, channels: Sequence[tuple[float, np.ndarray]], signed: np.ndarray, absolute: np.ndarray,
+    candidates: Sequence[float], differences: np.ndarray, eta: float, box: Sequence[float], truth: Sequence[float],
+) -> Figure:  # fmt: skip
+    """The method on one image, from left to right.
+
+    Args:
+        channels: four (weight, map), the strongest ones of each sign.
+        signed, absolute: the original CAM and the recombined one.
+        candidates, differences: (K,), η and D.
+        eta: the threshold chosen.
+    """
+    figure = plt.figure(figsize=(12.5, 2.1), layout="constrained")
+    grid = figure.add_gridspec(1, 6, width_ratios=[1, 1, 1, 1, 1.2, 1])
+    show(figure.add_subplot(grid[0]), image, title="a class label, no box")
+    few = grid[1].subgridspec(2, 2)
+    for i, (weight, heat) in enumerate(channels):
+        axis = figure.add_subplot(few[i])
+        show(axis, image, heat, f"w = {weight:+.2f}".replace("-", "−"))
+        axis.title.set_fontsize(7)
+    show(figure.add_subplot(grid[2]), image, np.maximum(signed, 0), "CAM (Eq. 2)")
+    show(figure.add_subplot(grid[3]), image, np.maximum(absolute, 0), "recombined (Eq. 3)")
+    axis = figure.add_subplot(grid[4])
+    axis.plot(candidates, differences, marker=".", color="tab:blue")
+    axis.axhline(np.nanmean(differences), color="grey", linestyle=":", linewidth=1)
+    axis.axvline(eta, color=PREDICTION, linewidth=2)
+    axis.set_title(f"threshold η = {eta:.2f} (Sec. 4.3)", fontsize=9)
+    axis.set_xlabel("η", fontsize=8)
+    axis.set_ylabel("D", fontsize=8)
+    axis.tick_params(labelsize=7)
+    last = figure.add_subplot(grid[5])
+    show(last, image, title="box and truth")
+    draw_box(last, truth, TRUTH)
+    draw_box(last, box, PREDICTION)
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:
