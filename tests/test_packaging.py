@@ -133,6 +133,9 @@ MAY_IMPORT = {  # the road is one way: who may import whom
     "loading": {"datasets", "photographs"},
     "unpacking": {"files", "layouts"},
     "downloads": {"files", "layouts", "unpacking"},
+    "networks": {"models", "pooling", "transforms"},
+    "views": {"files"},
+    "own_images": {"networks", "views", "cam", "thresholds", "boxes", "photographs", "transforms", "plots"},
 }
 
 

@@ -1,0 +1,173 @@
+"""The paper's localisation on one's own pictures, step by step: the map (Eq. 3), the threshold (Sec. 4.3), the box.
+
+`load_network` and `look` ask a network once for each picture; `locate` then tries what you like, without it:
+
+    network = load_network(backbone="resnet50")
+    view = look(network, "cat.jpg")
+    print(view.class_name, locate(view).box, locate(view, "signed", eta=0.2).box)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from wsol_utils import boxes, cam, photographs, plots, thresholds, transforms
+from wsol_utils.networks import Network, load_network
+from wsol_utils.views import Located, View, light, write_coco, write_csv
+
+__all__ = [
+    "Located", "Network", "View", "activation", "draw", "light", "load_network", "locate", "look", "pictures",
+    "view_of", "write_coco", "write_csv",
+]  # fmt: skip
+
+SUFFIXES = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of `photographs.FORMATS`
+
+
+def pictures(where: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Files as they are given, and the images directly in a folder, sorted by name; each once.
+
+    Raises:
+        ValueError: if a path does not exist, a folder has no image, or nothing is given.
+    """
+    given = [where] if isinstance(where, str | Path) else list(where)
+    if not given:
+        raise ValueError("no picture is given: name files, or folders of pictures")
+    found: list[Path] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if _is_picture(file))
+            if not inside:
+                raise ValueError(f"{path} has no picture: there is no file in it that ends in {', '.join(SUFFIXES)}")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise ValueError(f"{path} does not exist: name a file, or a folder of pictures")
+    return list(dict.fromkeys(found))
+
+
+def look(network: Network, path: str | Path, class_index: int | None = None) -> View:
+    """One pass of a network over a picture, resized to the square of its input as in the evaluation.
+
+    Args:
+        class_index: of the class to look for; None for the one that the network predicts.
+
+    Raises:
+        ValueError: if the picture does not decode or cannot be read (a DatasetError), or there is no such class.
+    """
+    classes = len(network.class_names)
+    if class_index is not None and not 0 <= class_index < classes:
+        raise ValueError(f"there is no class {class_index}: {network.name} has {classes}, counted from 0")
+    _, decoded = photographs.decode(Path(path))
+    image = np.array(decoded)  # (H, W, 3)
+    transform, no_boxes = transforms.test_transform(network.image_size), torch.zeros(0, 4)
+    frame, _ = transform.resize(torch.from_numpy(image).permute(2, 0, 1), no_boxes)  # (3, S, S)
+    images, _ = transform.finish(frame[None], [no_boxes], [transform.crop([])])
+    weights = network.model.class_weights  # (K, C)
+    with torch.inference_mode():
+        logits, features = network.model(images.to(weights.device))
+        probabilities = logits[0].float().softmax(dim=0)
+    index = int(probabilities.argmax()) if class_index is None else class_index
+    return View(
+        image, str(path), index, network.class_names[index], _array(probabilities), _array(features[0]),
+        _array(weights[index]), None, network.image_size,
+    )  # fmt: skip
+
+
+def view_of(image: np.ndarray, scores: np.ndarray | Tensor, class_name: str = "", image_size: int = 224) -> View:
+    """A map that any other program made (pytorch-grad-cam, torchcam, …), to be thresholded as ours are.
+
+    Args:
+        image: (H, W, 3) uint8, the picture.
+        scores: (h, w), a map over the whole picture, of any size and scale; above 0 where the object is.
+        class_name: to be shown.
+        image_size: the map is upsampled to a square of this side, pixels; give h where h = w to leave it as it is.
+
+    Raises:
+        ValueError: if a shape is wrong, or the scores are not floating point or not finite.
+    """
+    given = _array(scores) if isinstance(scores, Tensor) and scores.is_floating_point() else np.asarray(scores)
+    if given.ndim != 2 or 0 in given.shape:
+        raise ValueError(f"a map is (h, w), got {given.shape}")
+    if given.dtype.kind != "f" or not np.isfinite(given).all():
+        raise ValueError("a map is floating point without NaN or infinity")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"a picture is (H, W, 3) uint8, got {image.shape} {image.dtype}")
+    if image_size < 1:
+        raise ValueError(f"image_size is a side in pixels, got {image_size}")
+    unknown = np.zeros(0, np.float32)
+    return View(image, "", -1, class_name, unknown, None, None, given.astype(np.float32), image_size)
+
+
+def activation(view: View, recombination: str = "absolute") -> np.ndarray:
+    """The class activation map (Eqs. 2 and 3), not normalised; a given map as it is.
+
+    Args:
+        recombination: as of `cam.activation_map`.
+
+    Returns:
+        (h, w) float32.
+
+    Raises:
+        ValueError: if the recombination is unknown, or the network gave numbers that are not finite.
+    """
+    if view.given_map is not None:
+        return view.given_map
+    return cam.activation_map(view.features[None], view.class_weights[None], recombination)[0]
+
+
+def locate(
+    view: View, recombination: str = "absolute", rule: str = "first_above_mean", eta: float | None = None
+) -> Located:
+    """The box of the largest component above a threshold that is chosen without ground truth (Sec. 4.3).
+
+    Args:
+        recombination: as of `cam.activation_map`; a given map has none.
+        rule: one of `thresholds.RULES`.
+        eta: a threshold in [0, 1] in place of the rule's.
+
+    Raises:
+        ValueError: if a word is unknown, or eta is outside [0, 1].
+    """
+    if eta is not None and not 0 <= eta <= 1:
+        raise ValueError(f"a threshold is a fraction of the map's maximum, from 0 to 1, got {eta}")
+    maps = cam.normalize(cam.upsample(activation(view, recombination)[None], view.image_size))  # (1, S, S)
+    means = thresholds.boundary_means(maps)
+    chosen = thresholds.select(maps, rule) if eta is None else np.array([eta], dtype=np.float32)
+    x0, y0, x1, y1 = boxes.largest_box(maps, chosen)[0] / view.image_size
+    height, width = view.image.shape[:2]
+    return Located(
+        maps[0], float(str(chosen[0])) if eta is None else float(eta),  # 0.7, not 0.699999988
+        (float(x0 * width), float(y0 * height), float(x1 * width), float(y1 * height)),
+        np.array(thresholds.PAPER_GRID), means[0], thresholds.boundary_differences(means)[0],
+        "given" if view.given_map is not None else recombination, rule if eta is None else "slider",
+    )  # fmt: skip
+
+
+def draw(view: View, located: Located) -> Figure:
+    """The picture, the picture under the map with the box, and D against η with its mean, as in Fig. 3."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), width_ratios=(1, 1.2))
+    known = f", {100 * view.probability:.1f} %" if view.probability is not None else ""
+    plots.show(left, view.image, np.maximum(located.map, 0), f"{view.class_name}{known}")
+    plots.draw_box(left, located.box, plots.PREDICTION)
+    if np.isfinite(located.differences).any():
+        right.plot(located.candidates, located.differences, color="red", marker=".", label="D")
+        right.axhline(np.nanmean(located.differences), color="blue", label="mean of D")
+    right.axvline(located.eta, color="grey", linestyle="--", label=f"{located.rule}: η = {located.eta:.2f}")
+    right.set(xlabel="η, share of the map's maximum", ylabel="D", xlim=(0, 1))
+    right.legend(fontsize=8)
+    figure.tight_layout(pad=0.5)
+    return figure
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
