@@ -172,9 +172,14 @@ def build_as_it_stands(backbone: str, weights: str | Path | None = None) -> nn.M
     return recipe.own_head(network, recipe.body(network))
 
 
-def save(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write a state dict as safetensors; `metadata` goes into the file's header."""
-    write(model.state_dict(), path, metadata)
+def save(model: nn.Module, path: Path, metadata: dict[str, str], about: dict | None = None) -> None:
+    """Write a state dict as safetensors; `metadata` goes into the file's header.
+
+    Args:
+        about: what the network is, so that `networks.load_network` can use the file alone: backbone, pooling,
+            temperature, own_head (whether it stands as it is), image_size, class_names.
+    """
+    write(model.state_dict(), path, metadata | ({"network": json.dumps(about)} if about else {}))
 
 
 def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -251,4 +256,5 @@ def _load_state(network: nn.Module, path: str | Path, needed: tuple[str, ...], n
             f"{path} holds the weights of another network than {name}: {wrong[0]!r} is missing, of another shape or "
             f"not {name}'s ({len(wrong)} such tensors); give WEIGHTS with {name}'s torchvision keys, or change BACKBONE"
         )
-    network.load_state_dict({key: state[key] for key in needed}, strict=False)
+    own.update({key: state[key] for key in needed})  # in its own dict, whose version MNASNet asks for
+    network.load_state_dict(own)

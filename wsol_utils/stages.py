@@ -39,13 +39,23 @@ def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str)
     rows, path = runs.split(config, table, "train"), runs.checkpoint(config, seed, name)
     torch.manual_seed(seed)
     model = network(config, name, int(table["label"].max()) + 1, rows.empty, start)
+    about = description(config, table, name, len(model.class_weights))
     if not rows.empty:
-        history = finetune(config, model, rows, config.recipe(name), path, seed, start)
+        history = finetune(config, model, rows, config.recipe(name), path, seed, start, about)
         return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
     if distributed.rank() == 0:
-        models.save(model, path, {})
+        models.save(model, path, {}, about | {"own_head": True})
     distributed.wait()
     return []
+
+
+def description(config: Config, table: pd.DataFrame, name: str, classes: int) -> dict[str, object]:
+    """What the file of a fine-tuned network says of it, as of `models.save`; a class without an image has no name."""
+    names = dict(zip(table["label"], table["class_name"], strict=True))
+    return {
+        "backbone": config.backbone, "pooling": name, "temperature": config.temperature, "own_head": False,
+        "image_size": config.image_size, "class_names": [names.get(label, "") for label in range(classes)],
+    }  # fmt: skip
 
 
 def predicted(
@@ -136,12 +146,14 @@ def starting_weights(config: Config, seed: int) -> str:
 
 
 def finetune(
-    config: Config, model: torch.nn.Module, table: pd.DataFrame, recipe: Recipe, checkpoint: Path, seed: int, start: str
-) -> list[dict[str, float]]:
+    config: Config, model: torch.nn.Module, table: pd.DataFrame, recipe: Recipe, checkpoint: Path, seed: int,
+    start: str, about: dict | None = None,
+) -> list[dict[str, float]]:  # fmt: skip
     """`training.fit` on the rows of a table, with this run's geometry; the history.
 
     Args:
         start: the weights that the model began with: a safetensors file, or a word.
+        about: what the checkpoint is to say of the network.
     """
     transform = datasets.train_transform(config.resize_size, config.image_size, config.padding)
     dataset = datasets.ImageDataset(table, config.root, transform, seed=seed)
@@ -150,18 +162,19 @@ def finetune(
     weights = files.sha256(start) if Path(start).is_file() else start
     rows = _with_sizes(config, table[["image_id", "label", "path"]])
     made_of = fingerprint(
-        TRAINING_CODE, rows, weights, repr(transform), repr(model), config.decoder, config.deterministic
+        TRAINING_CODE, rows, weights, repr(transform), repr(model), config.decoder, config.deterministic, about
     )
     if config.processes > 1 and not distributed.launched():
         identity = training.identity_of(recipe, seed, made_of)
         if checkpoints.finished(checkpoint, identity, model) is None:  # else `fit` finds it so
-            arguments = (config, model, table, recipe, checkpoint, seed, start)
+            arguments = (config, model, table, recipe, checkpoint, seed, start, about)
             distributed.launch(config.processes, runs.device(config), finetune, *arguments)
     compiled = config.compiled and loader.device != "cpu"
     with _algorithms(config):
         return training.fit(
             model, loader, recipe, checkpoint,
             seed=seed, compiled=compiled, keep_every=config.checkpoint_steps, fingerprint=made_of,
+            about=about,
         )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class Recipe:
 
 def fit(
     model: nn.Module, loader: Loader, recipe: Recipe, checkpoint: Path, *,
-    seed: int = 0, compiled: bool = False, keep_every: int = 0, fingerprint: str = "",
+    seed: int = 0, compiled: bool = False, keep_every: int = 0, fingerprint: str = "", about: dict | None = None,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Train `model` in place and write it to `checkpoint`; do nothing again where that is there already.
 
@@ -72,6 +72,7 @@ def fit(
         compiled: whether torch compiles the network first: a minute that a long run on a GPU wins back.
         keep_every: steps between two checkpoints within an epoch; 0 for none.
         fingerprint: whatever else must be equal for a finished or interrupted run to count as this one.
+        about: what the file is to say of the network, as of `models.save`.
 
     Returns:
         The history: per epoch its number, mean loss, accuracy in percent; and its seconds, if it was trained just
@@ -96,7 +97,7 @@ def fit(
             history = run.to_the_end(compiled)
         if distributed.rank() == 0:
             timeless = [{name: epoch[name] for name in ("epoch", "loss", "accuracy")} for epoch in history]
-            models.save(model, checkpoint, {"identity": identity, "history": json.dumps(timeless)})
+            models.save(model, checkpoint, {"identity": identity, "history": json.dumps(timeless)}, about)
             run.resume.unlink(missing_ok=True)
     distributed.wait()  # nobody goes on before it is written
     return history
