@@ -5,8 +5,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -104,7 +106,7 @@ def run_notebooks(**values: object) -> None:
     subprocess.run([*run, *given, "notebooks", "manifest"], check=True, cwd=ROOT)
 
 
-def run_options(command):
+def run_options(command: Callable) -> Callable:
     """The options of a run, as make and papermill have them."""
     for option in (
         click.option("-p", "others", nargs=2, multiple=True, metavar="NAME VALUE", help="any other value of a run"),
@@ -122,7 +124,7 @@ def run_options(command):
 
 
 @contextmanager
-def one_run(dataset: str, profile: str, others: tuple[tuple[str, str], ...], **values: str):
+def one_run(dataset: str, profile: str, others: tuple[tuple[str, str], ...], **values: str) -> Iterator[Any]:
     """The configuration of a run, among the processes of torchrun where it started this one; one line for an error."""
     import torch
 
@@ -140,7 +142,7 @@ def one_run(dataset: str, profile: str, others: tuple[tuple[str, str], ...], **v
 
 @main.command()
 @run_options
-def train(**values) -> None:
+def train(**values: Any) -> None:
     """Fine-tune the networks of DATASET as notebook 02 does, here or, started by torchrun, on many GPUs and machines.
 
     The notebooks, run afterwards with the same values, find them finished.
@@ -157,7 +159,7 @@ def train(**values) -> None:
 
 @main.command()
 @run_options
-def predict(**values) -> None:
+def predict(**values: Any) -> None:
     """Run the networks of `train` over the test photographs as notebook 03 does, here or started by torchrun."""
     from wsol_utils import distributed, runs, stages
 
@@ -280,7 +282,7 @@ def execute_in_place(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     folder = {"metadata": {"path": path.parent}}
     quiet = ["--IPKernelApp.log_level=ERROR"]
-    options = {"timeout": None, "kernel_name": "python3", "record_timing": False, "extra_arguments": quiet}
+    options: Any = {"timeout": None, "kernel_name": "python3", "record_timing": False, "extra_arguments": quiet}
     NotebookClient(notebook, resources=folder, **options).execute()
     for cell in notebook.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}

@@ -120,7 +120,8 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, data: np.ndarray) ->
             return npy.read_array(file, allow_pickle=False)
         readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
         shape, fortran, dtype = readers[npy.read_magic(file)](file)
-        name, extra = struct.unpack_from("<HH", data, info.header_offset + 26)  # the local header's own lengths
+        local = data[info.header_offset + 26 :].data  # the local header's own lengths
+        name, extra = struct.unpack_from("<HH", local)
         first = info.header_offset + 30 + name + extra + file.tell()
     last = first + dtype.itemsize * math.prod(shape)
     return data[first:last].view(dtype).reshape(shape, order="F" if fortran else "C")

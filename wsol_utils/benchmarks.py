@@ -85,7 +85,7 @@ def blobs(count: int, side: int = 224, seed: int = 0) -> np.ndarray:
     return cam.normalize(cam.upsample(maps.astype(np.float32), side))
 
 
-def boxes_by_opencv(maps: np.ndarray, grid: Sequence[float]) -> np.ndarray:
+def boxes_by_opencv(maps: np.ndarray, grid: Sequence[float] | np.ndarray) -> np.ndarray:
     """(B, H, W), (K,) -> (B, K, 4): each mask labelled on its own, a tie broken as `boxes.largest_boxes` does."""
     found = np.zeros((len(maps), len(grid), 4), dtype=np.int64)
     for b, image in enumerate(maps):
@@ -189,7 +189,7 @@ def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable
     from torchcam.methods import CAM
 
     torch.manual_seed(0)
-    network = models.build(backbone, 200, "wgap").eval().to(device, memory_format=torch.channels_last)
+    network = models.build(backbone, 200, "wgap").eval().to(device).to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
     labels, explained = torch.randint(200, (batch,), device=device), Logits(network)
     targets = [ClassifierOutputTarget(int(label)) for label in labels]
@@ -212,10 +212,10 @@ def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable
             explain(labels.tolist())
 
     def gradcam() -> None:
-        with GradCAM(explained, [network.backbone[-1]]) as explain:
+        with GradCAM(explained, [list(network.backbone.children())[-1]]) as explain:
             explain(images, targets)
 
-    ways = {"all maps": ours, "bare backbone": bare}
+    ways: dict[str, Callable[[], object]] = {"all maps": ours, "bare backbone": bare}
     if device == "cpu" and batch > class_maps.FEW:
         ways[f"bare backbone, {class_maps.FEW} images at a time"] = few_at_a_time
     return ways | {"torchcam CAM": torchcam, "pytorch-grad-cam GradCAM": gradcam}

@@ -7,13 +7,14 @@ kind is returned.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-Array = Tensor | np.ndarray
+Array = TypeVar("Array", Tensor, np.ndarray)  # of either, and what goes in comes out
 
 COMPONENTS = ("pixels", "contour")  # what makes a component the largest: its pixels, or its contour's area
 
@@ -132,9 +133,9 @@ def _contour_boxes(mask: np.ndarray) -> np.ndarray:
 
 
 def _tensor(values: Sequence[float] | Array) -> Tensor:
-    if not isinstance(values, Tensor):  # torch takes neither read-only arrays nor negative strides
-        values = np.require(values, requirements=("C", "W"))
-    return torch.as_tensor(values).detach()
+    if isinstance(values, Tensor):
+        return values.detach()
+    return torch.as_tensor(np.require(values, requirements=("C", "W")))  # neither read-only nor of negative strides
 
 
 def _floating(maps: Array) -> Tensor:

@@ -3,11 +3,13 @@
 Tensors on any device and numpy arrays are accepted, and the same kind is returned.
 """
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from torch import Tensor
 
-Array = Tensor | np.ndarray
+Array = TypeVar("Array", Tensor, np.ndarray)  # of either, and what goes in comes out
 
 # M_p and M_n, the maps of the channels with positive and with negative weights, each (B, H, W) -> the map.
 RECOMBINATIONS = {
@@ -71,7 +73,7 @@ def normalize(maps: Array, how: str = "max") -> Array:
     if how not in ("max", "minmax"):
         raise ValueError(f"unknown normalization {how!r}; choose one of max, minmax")
     values = _floating(maps, "maps")
-    dtype, noise = values.dtype, 0.0
+    dtype, noise = values.dtype, torch.zeros((), dtype=values.dtype, device=values.device)
     if how == "minmax":
         values = values.to(torch.promote_types(values.dtype, torch.float32))  # float16's range can overflow
         noise = 8 * torch.finfo(values.dtype).eps * values.abs().amax(dim=(-2, -1), keepdim=True)  # of an upsampling
@@ -98,9 +100,9 @@ def upsample(maps: Array, size: int | tuple[int, int], interpolation: str = "bil
     """
     if interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"unknown interpolation {interpolation!r}; choose one of bilinear, bicubic")
-    size = (int(size), int(size)) if np.ndim(size) == 0 else tuple(int(side) for side in size)
+    shape = [int(side) for side in np.broadcast_to(size, 2)]
     values = _floating(maps, "maps")
-    larger = torch.nn.functional.interpolate(values[:, None], size=size, mode=interpolation, align_corners=False)
+    larger = torch.nn.functional.interpolate(values[:, None], size=shape, mode=interpolation, align_corners=False)
     return _like(maps, larger[:, 0])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def forward(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str]
     pool = getattr(model, "pool", lambda features: features.mean(dim=(2, 3)))  # what SqueezeNet's own head takes
     with _watched(model) as (before, pooled):
         logits, features = model(images)
-    logits, weights = logits.float(), model.class_weights.float()
+    logits, weights = logits.float(), cast(Tensor, model.class_weights).float()
     predicted = logits.argmax(dim=1)
     named = maps_of(
         features.float(), weights[labels], pool, torch.cat(before, dim=1) if before else None,
@@ -69,7 +70,7 @@ def maps_of(
     (parts["weighted"],) = _parts(weighted, class_weights * area)
     if unrectified is not None:
         (parts["unrectified"],) = _parts(unrectified.float(), class_weights)
-    maps = {}
+    maps: dict[str, Tensor] = {}
     for name, (m_p, m_n) in parts.items():
         for recombination, combine in cam.RECOMBINATIONS.items():
             maps.setdefault(kind(recombination, name), combine(m_p, m_n))
@@ -111,13 +112,14 @@ def _watched(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     channels follow each other. The second stays empty where the network does not pool the features alone.
     """
     before, pooled = [], []
-    last = (list(model.backbone.children()) or [model.backbone])[-1]
+    backbone = model.get_submodule("backbone")
+    last = (list(backbone.children()) or [backbone])[-1]
     halves = [getattr(last, name, None) for name in ("expand1x1_activation", "expand3x3_activation")]
     layers = [last] if isinstance(last, nn.ReLU) else [half for half in halves if half is not None]
     in_place = [layer.inplace for layer in layers]
     hooks = [layer.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0])) for layer in layers]
     if hasattr(model, "pool"):
-        hooks.append(model.pool.register_forward_hook(lambda _, inputs, output: pooled.append(output)))
+        hooks.append(model.get_submodule("pool").register_forward_hook(lambda _, inputs, output: pooled.append(output)))
     try:
         for layer in layers:
             layer.inplace = False  # so that what went in is still there, uncopied

@@ -81,7 +81,9 @@ def _boxes_of_maps(maps: np.ndarray, cuts: np.ndarray, order: np.ndarray, found:
         result[places] = boxes
 
 
-def _sums_of_maps(diagonals: bool, maps: np.ndarray, cuts: np.ndarray, peaks: np.ndarray, total, count) -> None:
+def _sums_of_maps(
+    diagonals: bool, maps: np.ndarray, cuts: np.ndarray, peaks: np.ndarray, total: np.ndarray, count: np.ndarray
+) -> None:
     height, width = maps.shape[1:]
     image, levels = np.empty((height, width)), np.zeros((height + 2, width + 2), dtype=np.int32)
     for given, ascending, peak, sums, pixels in zip(maps, cuts, peaks, total, count, strict=True):

@@ -263,8 +263,8 @@ class ImageDataset(torch.utils.data.Dataset):
 
     def frame(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """What no augmentation changes: the resized photograph (3, F, F) uint8, and its boxes (n, 4) in it."""
-        _, image = decode(self.root / self.paths[index])
-        image = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (h, w, 3) -> (3, h, w)
+        _, photograph = decode(self.root / self.paths[index])
+        image = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)  # (h, w, 3) -> (3, h, w)
         return self.transform.resize(image, self.true_boxes(index))
 
     def crop(self, index: int) -> tuple[int, int, bool]:

@@ -31,7 +31,7 @@ def gather(value: object) -> list | None:
     """What every process has, in the order of their ranks, for the first one; None for the others."""
     if size() == 1:
         return [value]
-    everyone = [None] * size() if rank() == 0 else None
+    everyone: list | None = [None] * size() if rank() == 0 else None
     distributed.gather_object(value, everyone)
     return everyone
 

@@ -10,6 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from tqdm.auto import tqdm
@@ -46,7 +47,8 @@ def table() -> dict[str, Download]:
     with open(TABLE, encoding="utf-8", newline="") as opened:
         rows = list(csv.DictReader(opened))
     numbers = ("bytes", "files", "unpacked_bytes")
-    return {row["name"]: Download(**row | {key: int(row[key] or 0) for key in numbers}) for row in rows}
+    typed: list[dict[str, Any]] = [row | {key: int(row[key] or 0) for key in numbers} for row in rows]
+    return {row["name"]: Download(**row) for row in typed}
 
 
 def find(name: str) -> Download:

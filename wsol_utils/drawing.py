@@ -35,13 +35,14 @@ def texture(rng: Generator, narrowest: float, widest: float) -> np.ndarray:
     """Random square crop of a photograph, between so many pixels wide, as (SIZE, SIZE) with mean 0."""
     photo, width = photographs()[rng.integers(3)], rng.uniform(narrowest, widest)
     x, y = rng.uniform(0, 512 - width, size=2)
-    crop = np.float32(photo.resize((SIZE, SIZE), Image.Resampling.BILINEAR, (x, y, x + width, y + width))) / 255
+    small = photo.resize((SIZE, SIZE), Image.Resampling.BILINEAR, (x, y, x + width, y + width))
+    crop = np.asarray(small, np.float32) / 255
     return crop[:, :: rng.choice([-1, 1])] - crop.mean()
 
 
 def background(rng: Generator) -> np.ndarray:
     """A textured surface under a gradient of two colours, (SIZE, SIZE, 3) in about [0, 1]."""
-    first, last = (np.float32(hue(rng, (0.05, 0.3), (0.65, 0.9))) for _ in range(2))
+    first, last = (np.array(hue(rng, (0.05, 0.3), (0.65, 0.9)), np.float32) for _ in range(2))
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     angle, mix = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.5)
     ramp = (0.5 + mix * (np.cos(angle) * x + np.sin(angle) * y)).clip(0, 1)[..., None]
@@ -73,7 +74,7 @@ def finer(image: np.ndarray) -> np.ndarray:
 
 def coarser(image: np.ndarray) -> np.ndarray:
     """Mean over squares of FINE×FINE pixels, (FINE·SIZE, FINE·SIZE, ...) → (SIZE, SIZE, ...)."""
-    return sum(image[i::FINE, j::FINE] for i in range(FINE) for j in range(FINE)) / FINE**2
+    return np.asarray(sum(image[i::FINE, j::FINE] for i in range(FINE) for j in range(FINE))) / FINE**2
 
 
 def paint(canvas: np.ndarray, parts: list[Part], grain: np.ndarray) -> np.ndarray:
@@ -118,7 +119,7 @@ def picture(rng: Generator, objects: list[list[Part]]) -> tuple[np.ndarray, list
         half of a pixel or more, clutter in front of it or not.
     """
     canvas, grain = finer(background(rng)), 0.5 * texture(rng, 200, 400)
-    paint(canvas, clutter(rng, rng.integers(3, 7)), grain)
+    paint(canvas, clutter(rng, int(rng.integers(3, 7))), grain)
     covers = [paint(canvas, parts, grain) for parts in objects]
     cover = np.max(covers, axis=0)
     shadow = 0.45 * gaussian_filter(np.roll(cover, (2, 1), axis=(0, 1)), 1.5) * (1 - cover)
@@ -138,7 +139,8 @@ def picture_of_things(rng: Generator, thing: Callable[[Generator], list[Part]]) 
     """One image of *things* and their masks, one thing or sometimes two or three side by side: see `picture`."""
     if rng.uniform() >= SEVERAL:
         return picture(rng, [place(thing(rng), rng, 38, 76)])
-    objects, taken, wanted = [], np.zeros((SIZE, SIZE), dtype=bool), rng.integers(2, 4)
+    objects: list[list[Part]] = []
+    taken, wanted = np.zeros((SIZE, SIZE), dtype=bool), rng.integers(2, 4)
     for _ in range(40):
         parts = place(thing(rng), rng, 26, 40)
         points = np.concatenate([part.outline for part in parts])

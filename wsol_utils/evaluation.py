@@ -12,7 +12,7 @@ from wsol_utils.protocols import Protocol, frame_side
 CHUNK = 128  # maps that are upsampled at a time: 26 MB at 224×224
 
 
-def prepared(maps: np.ndarray, size: Sequence[int], protocol: Protocol) -> Iterator[np.ndarray]:
+def prepared(maps: np.ndarray, size: Sequence[int] | np.ndarray, protocol: Protocol) -> Iterator[np.ndarray]:
     """Maps as the protocol thresholds them, a chunk at a time.
 
     Args:
@@ -26,7 +26,7 @@ def prepared(maps: np.ndarray, size: Sequence[int], protocol: Protocol) -> Itera
     for rows in chunks(len(maps)):
         chunk = maps[rows]
         if protocol.resolution == "input":
-            chunk = cam.upsample(chunk, tuple(int(side) for side in size), protocol.interpolation)
+            chunk = cam.upsample(chunk, (int(size[0]), int(size[1])), protocol.interpolation)
         yield _graded(cam.normalize(chunk, protocol.normalization), protocol)
 
 
@@ -64,7 +64,7 @@ def iou_on_grid(predictions: Predictions, kind: str, protocol: Protocol) -> np.n
     Returns:
         (N, K).
     """
-    true, overlap = truth(predictions, protocol), []
+    true, overlap = truth(predictions, protocol), list[np.ndarray]()
     for chunk in prepared_kind(predictions, kind, protocol):
         found = boxes.largest_boxes(chunk, protocol.grid, protocol.component)  # (n, K, 4)
         some = true[len(overlap) : len(overlap) + len(found)]
@@ -194,7 +194,7 @@ def coverage(predictions: Predictions, maps: Callable[[slice], np.ndarray], prot
         (N, 3): the share of the boxes' area that is covered, the share of the covered area inside them, and the
         share of the image that they take: what a map covering all of it, or none in particular, would score.
     """
-    true, listed = predictions.true_boxes(), []
+    true, listed = predictions.true_boxes(), list[list[float]]()
     protocol = replace(protocol, resolution="input", levels=0)
     for rows in chunks(len(true)):
         for image in (image for chunk in prepared(maps(rows), predictions.size, protocol) for image in chunk):

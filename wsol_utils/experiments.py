@@ -6,8 +6,10 @@ Only the notebooks, the runner and the command line use this module.
 import ast
 import difflib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -169,7 +171,7 @@ def results_root(results: str) -> Path:
     return absolute(os.environ.get("WSOL_RESULTS", results) if results == "results" else results)
 
 
-def configure(dataset: str = "birds", profile: str = "sample", **values) -> Config:
+def configure(dataset: str = "birds", profile: str = "sample", **values: Any) -> Config:
     """A row of `DATASETS`, or a layout that has none, with some of its values overridden.
 
     Values that are empty ("" or []) stand for the profile's own.
@@ -209,9 +211,7 @@ def configure(dataset: str = "birds", profile: str = "sample", **values) -> Conf
     for name, words in CONVENTIONS.items():
         _one_of(name, getattr(config, name) or words[0], words)
     if config.candidates and config.candidates < 3:
-        raise ValueError(
-            f"parameter candidates cannot be {config.candidates}: a step of V needs three of them at least"
-        )
+        raise ValueError(f"parameter candidates cannot be {config.candidates}: a step of V needs three at least")
     for name in ("image_size", "batch_size", "prediction_batch_size", "epochs", "lr", "processes"):
         if not getattr(config, name) > 0:
             raise ValueError(f"parameter {name} cannot be {getattr(config, name)!r}: it must be greater than 0")
@@ -270,10 +270,10 @@ def _injected(variables: dict) -> list[str]:
     """The names that papermill's cell of parameters assigns, from the kernel's list of executed cells."""
     cells = [source for source in variables.get("In", []) if source.startswith("# Parameters\n")]
     assigned = [line for line in ast.parse(cells[-1] if cells else "").body if isinstance(line, ast.Assign)]
-    return [target.id for line in assigned for target in line.targets]
+    return [target.id for line in assigned for target in line.targets if isinstance(target, ast.Name)]
 
 
-def _typed(name: str, value):
+def _typed(name: str, value: Any) -> Any:
     """A parameter as `Config` holds it: papermill and make hand over "0,1,2" and "1e-4" as text."""
     kind = next(f.type for f in fields(Config) if f.name == name)
     try:
@@ -290,11 +290,11 @@ def _typed(name: str, value):
         raise ValueError(f"parameter {name} cannot be {value!r}: {error}") from error
 
 
-def _one_of(what: str, name: str, choices) -> None:
+def _one_of(what: str, name: str, choices: Collection[str]) -> None:
     if name not in choices:
         raise ValueError(f"unknown {what} {name!r}{_hint(name, choices)}; choose one of {', '.join(choices)}")
 
 
-def _hint(name: str, choices) -> str:
+def _hint(name: str, choices: Collection[str]) -> str:
     close = difflib.get_close_matches(str(name), list(choices), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

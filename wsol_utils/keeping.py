@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,8 @@ def keep_example(run: Path) -> None:
     np.savez_compressed(
         reference.folder("sample", "birds") / "example.npz",
         image=datasets.denormalize(image), label=label, truth=truth.numpy(), features=features.numpy(),
-        class_weights=model.class_weights.detach().numpy(), bias=model.head.bias.detach().numpy(),
+        class_weights=cast(torch.Tensor, model.class_weights).detach().numpy(),
+        bias=model.get_parameter("head.bias").detach().numpy(),
     )  # fmt: skip
     draw_example()
 

@@ -85,12 +85,13 @@ class Loader:
         else:
             pinned = torch.device(self.device).type == "cuda"
             loader = DataLoader(
-                _Frames(self.dataset), batch_sampler=indices, num_workers=self.workers, collate_fn=_together,
+                _Frames(self.dataset), batch_sampler=indices,  # type: ignore[arg-type]  # ranges do as well as lists
+                num_workers=self.workers, collate_fn=_together,
                 pin_memory=pinned, prefetch_factor=4 if self.workers else None, generator=torch.Generator(),
             )  # fmt: skip
             ends = self.dataset.ends
-            for batch, (frames, boxes) in zip(indices, _alive(loader), strict=True):
-                yield frames, list(boxes.split([int(ends[i + 1] - ends[i]) for i in batch]))
+            for batch, (frames, joined) in zip(indices, _alive(loader), strict=True):
+                yield frames, list(joined.split([int(ends[i + 1] - ends[i]) for i in batch]))
 
     def _decode(self, batch: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         """A batch by torchvision's decoder; by Pillow where one of its files is no plain JPEG."""

@@ -5,13 +5,14 @@ localization methods right"), and two ways to compare methods on the same images
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
-Array = Tensor | np.ndarray
+Array = TypeVar("Array", Tensor, np.ndarray)  # of either, and what goes in comes out
 
 
 def iou(box: Array, others: Array, inclusive: bool = False) -> np.ndarray:
@@ -162,8 +163,7 @@ def pixel_average_precision(maps: Iterable[Array], masks: Iterable[Array], steps
     """
     edges = np.append(np.arange(steps + 1) / steps, 2)
     counts = np.zeros((2, steps + 1), dtype=np.int64)  # background, object
-    for index, (scores, mask) in enumerate(zip(maps, masks, strict=True)):
-        scores, mask = _numpy(scores), _numpy(mask)
+    for index, (scores, mask) in enumerate((_numpy(m), _numpy(n)) for m, n in zip(maps, masks, strict=True)):
         if scores.shape != mask.shape:
             raise ValueError(f"map {index} is {scores.shape}, but its mask {mask.shape}")
         if not ((scores >= 0) & (scores <= 1)).all():  # NaN neither
@@ -190,10 +190,10 @@ def mcnemar(a: Array, b: Array) -> float:
     Raises:
         ValueError: if the lengths differ.
     """
-    a, b = _numpy(a), _numpy(b)
-    if a.shape != b.shape:
-        raise ValueError(f"need hits on the same images, got {a.shape} and {b.shape}")
-    only_a, only_b = int((a > b).sum()), int((a < b).sum())
+    hits, others = _numpy(a), _numpy(b)
+    if hits.shape != others.shape:
+        raise ValueError(f"need hits on the same images, got {hits.shape} and {others.shape}")
+    only_a, only_b = int((hits > others).sum()), int((hits < others).sum())
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 

@@ -7,7 +7,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torchvision
 from safetensors import SafetensorError, safe_open
@@ -75,7 +75,7 @@ class SmallVGG(nn.Module):
         layers: list[nn.Module] = []
         channels = 3
         for width in (16, "pool", 32, "pool", 64, 64, "pool", 128, 128):
-            if width == "pool":
+            if isinstance(width, str):
                 layers.append(nn.MaxPool2d(2))
             else:
                 layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
@@ -92,10 +92,10 @@ class Backbone(NamedTuple):
     """How to build one network, where its last convolution is, and how many channels it has there."""
 
     build: Callable[..., nn.Module]
-    body: Callable[[nn.Module], nn.Module]
+    body: Callable[[Any], nn.Module]
     prefixes: tuple[str, ...]  # the body's keys in the network's state dict
     channels: int
-    own_head: Callable[[nn.Module, nn.Module], nn.Module] | None  # (network, body) -> a CAM network as it stands
+    own_head: Callable[[Any, nn.Module], nn.Module] | None  # (network, body) -> a CAM network as it stands
 
 
 def _resnet_body(network: nn.Module) -> nn.Module:
@@ -103,10 +103,10 @@ def _resnet_body(network: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict((name, getattr(network, name)) for name in names))
 
 
-def _conv6_body(network: nn.Module) -> nn.Module:
+def _conv6_body(network: Any) -> nn.Module:
     conv6 = nn.Conv2d(512, 1024, 3, padding=1)
     nn.init.kaiming_normal_(conv6.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.zeros_(conv6.bias)
+    nn.init.zeros_(conv6.get_parameter("bias"))
     return nn.Sequential(OrderedDict(features=network.features[:-1], conv6=conv6, relu=nn.ReLU(inplace=True)))
 
 
@@ -189,9 +189,9 @@ def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
         temporary.write_bytes(as_bytes({key: value.contiguous() for key, value in tensors.items()}, header))
 
 
-def save_features(model: Localizer, path: Path) -> None:
+def save_features(model: nn.Module, path: Path) -> None:
     """Write the convolutions alone in torchvision's keys ("features.…"): weights for `build` to start from."""
-    save(nn.ModuleDict({"features": model.backbone}), path, {})
+    save(nn.ModuleDict({"features": model.get_submodule("backbone")}), path, {})
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torchvision
@@ -69,6 +70,9 @@ class WithFeatures(nn.Module):
         self.register_buffer("shift", ((torch.tensor(IMAGENET_MEAN) - mean) / std).view(3, 1, 1))
         self._seen: list[Tensor] = []
         source.register_forward_hook(lambda module, inputs, output: self._seen.append(output))
+
+    scale: Tensor
+    shift: Tensor
 
     @property
     def class_weights(self) -> Tensor:
@@ -145,7 +149,7 @@ def _of_torchvision(name: str, weights: str | Path) -> Network:
     preset = published.transforms()
     side = preset.crop_size[0]
     model = _with_features(network.eval(), name, side, (preset.mean, preset.std))
-    classes = len(model.class_weights)
+    classes = len(cast(Tensor, model.class_weights))
     return Network(model, _named(published.meta["categories"] if classes == 1000 else [""] * classes), side, name)
 
 
@@ -172,10 +176,9 @@ def _shapes(path: Path) -> dict[str, list[int]]:
 
 def _head(network: nn.Module, name: str) -> tuple[str, nn.Linear | nn.Conv2d]:
     """The last linear layer, or SqueezeNet's 1×1 convolution, and its name."""
-    layers = [(key, layer) for key, layer in network.named_modules() if isinstance(layer, nn.Linear)]
     if name.startswith("squeezenet"):
-        layers = [("classifier.1", network.classifier[1])]
-    return layers[-1]
+        return "classifier.1", cast(nn.Conv2d, network.get_submodule("classifier.1"))
+    return [(key, layer) for key, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
 
 
 @torch.inference_mode()
@@ -189,7 +192,7 @@ def _with_features(
     """
     _, head = _head(network, name)
     if isinstance(head, nn.Conv2d):
-        return models.ConvolutionalHeadLocalizer(network.features, head).eval()
+        return models.ConvolutionalHeadLocalizer(network.get_submodule("features"), head).eval()
     outputs: list[tuple[nn.Module, Tensor]] = []
     at_head: list[Tensor] = []  # what goes into it, (1, C), and what comes out, (1, K)
 

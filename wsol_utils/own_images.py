@@ -9,6 +9,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ def look(network: Network, path: str | Path, class_index: int | None = None) -> 
     transform, no_boxes = transforms.test_transform(network.image_size), torch.zeros(0, 4)
     frame, _ = transform.resize(torch.from_numpy(image).permute(2, 0, 1), no_boxes)  # (3, S, S)
     images, _ = transform.finish(frame[None], [no_boxes], [transform.crop([])])
-    weights = network.model.class_weights  # (K, C)
+    weights = cast(Tensor, network.model.class_weights)  # (K, C)
     with torch.inference_mode():
         logits, features = network.model(images.to(weights.device))
         probabilities = logits[0].float().softmax(dim=0)

@@ -28,8 +28,8 @@ def draw_box(axes: Axes, box: Sequence[float] | np.ndarray, colour: str, label: 
     x0, y0, x1, y1 = (float(v) for v in box)
     if x1 > x0 and y1 > y0:
         corner = (x0 - 0.5, y0 - 0.5)  # a pixel's centre is its index
-        style: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": 2, "clip_on": False}  # whole at the border
-        axes.add_patch(plt.Rectangle(corner, x1 - x0, y1 - y0, label=label, **style))
+        style: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": 2}
+        axes.add_patch(plt.Rectangle(corner, x1 - x0, y1 - y0, label=label, clip_on=False, **style))  # drawn whole
 
 
 def show(axes: Axes, image: np.ndarray, heat: np.ndarray | None = None, title: str = "") -> None:

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,8 @@ class Predictions:
         if missing := {field.name for field in fields(cls)} - {"identity"} - arrays.keys():
             raise ValueError(f"{path} holds no predictions ({min(missing)!r} is missing): delete it and run again")
         identity = str(arrays.get("identity", ""))
-        return cls(**{field.name: arrays.get(field.name) for field in fields(cls)} | {"identity": identity})
+        values: dict[str, Any] = {field.name: arrays.get(field.name) for field in fields(cls)}
+        return cls(**values | {"identity": identity})
 
 
 def predict(
@@ -128,14 +130,15 @@ def predict(
         raise ValueError("there is no image to predict: the split is empty")
     if path is None and distributed.size() > 1:
         raise ValueError("several processes hand their predictions on by a file: give a path")
-    model.to(device, memory_format=torch.channels_last).eval()
+    model.to(device).to(memory_format=torch.channels_last).eval()
     batches = [range(len(dataset))[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
     computed = _computed(model, Loader(dataset, device, workers, decoder=decoder), batches)
     with TemporaryDirectory() as folder:
         file = path or Path(folder) / "predictions.npz"
         with archive.Writer(file) if distributed.rank() == 0 else nullcontext() as writer:
             with enough_memory(batch_size, "prediction_batch_size"):
-                for rows, whole in computed:
+                for rows, whole in computed:  # the other processes get nothing
+                    assert writer is not None
                     writer.append(**rows)
                     writer.put(**whole)
             if writer:
@@ -144,7 +147,8 @@ def predict(
         found = Predictions.load(file)
         if path:
             return found
-        return replace(found, **{name: np.array(value) for name, value in vars(found).items() if name != "identity"})
+        copies: dict[str, Any] = {name: np.array(value) for name, value in vars(found).items() if name != "identity"}
+        return replace(found, **copies)
 
 
 def made_from(path: Path) -> str:

@@ -1,12 +1,14 @@
 """The named configurations: a row of values for each profile, and for each of its data sets."""
 
+from typing import Any
+
 from wsol_utils.training import Recipe
 
 # Values of a profile that hold for each of its data sets. The sample's head rates were chosen by accuracy on a
 # validation part of the birds' train split, three tries for each (results/reference/sample/birds/head_rates.csv);
 # light's on that of 20 classes of CUB in runs of 6 epochs, three tries and more while the best one was the last one
 # tried (results/reference/light/cub/head_rates.csv); that of wgap_sum was still the last one after five.
-PROFILES = {
+PROFILES: dict[str, dict[str, Any]] = {
     "sample": {
         "backbone": "small_vgg", "image_size": 96, "resize_size": 96, "padding": 8, "batch_size": 32, "lr": 3e-3,
         "optimizer": "adamw", "schedule": "onecycle", "weight_decay": 1e-2, "threads": 2, "deterministic": True,
@@ -33,7 +35,7 @@ PROFILES = {
 
 # What each data set adds: its layout on disk, where it lies unless DATA_ROOT says otherwise, its budget.
 # A layout without a row here is a data set of `light` and `paper` too, under its own name, with the profile's values.
-DATASETS = {
+DATASETS: dict[tuple[str, str], dict[str, Any]] = {
     ("sample", "things"): {"layout": "ilsvrc", "data_root": "data/sample/things", "epochs": 5},
     ("sample", "birds"): {"layout": "cub", "data_root": "data/sample/birds/CUB_200_2011", "epochs": 15},
     ("light", "cub"): {"layout": "cub", "data_root": "data/CUB_200_2011"},

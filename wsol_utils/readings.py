@@ -1,8 +1,9 @@
 """Where the paper is silent or ambiguous: every other reading, one change at a time, and what it costs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from wsol_utils.predictions import Predictions, kind
 from wsol_utils.protocols import Protocol
 
 # Each change in the words of `protocols.Protocol`.
-CONVENTIONS = {
+CONVENTIONS: dict[str, dict[str, Any]] = {
     "as it stands": {},
     "min–max instead of division by the maximum": {"normalization": "minmax"},
     "thresholds and boxes at map resolution": {"resolution": "map"},
@@ -86,7 +87,7 @@ def of_channels(predictions: Predictions, protocol: Protocol) -> pd.DataFrame:
         of the true boxes that is covered, the share of the covered area that lies in them, their share of the image.
     """
     of = predictions.maps
-    maps = {
+    maps: dict[str, Callable[[slice], np.ndarray]] = {
         "strongest positive channel": partial(of, "strongest_positive"),
         "strongest negative channel": partial(of, "strongest_negative"),
         "M_p, all positive channels": partial(of, "positive"),
@@ -132,7 +133,7 @@ def of_levels(
         For each outcome: its share of the images, the mean thresholds chosen and best, and the mean level of the
         maps, as a share of their maximum, on the image's border and inside the true boxes.
     """
-    levels = []
+    levels: list[list[float]] = []
     true = predictions.true_boxes()
     for chunk in evaluation.prepared_kind(predictions, name, replace(protocol, levels=0)):
         for image in chunk:

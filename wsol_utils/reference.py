@@ -1,6 +1,7 @@
 """What we measured ourselves (results/reference), and how a run compares with it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,7 @@ def compare(metrics: pd.DataFrame, profile: str, dataset: str) -> pd.DataFrame:
     return both.assign(inside=both["value"].between(both["low"], both["high"]))
 
 
-def confirm(metrics: pd.DataFrame, config, usual: bool) -> str:
+def confirm(metrics: pd.DataFrame, config: Any, usual: bool) -> str:
     """A sentence on how a run compares with the reference.
 
     Args:

@@ -5,6 +5,7 @@ Only the notebooks, the runner and the command line use this module.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -134,7 +135,8 @@ def described(config: Config, rows: pd.DataFrame) -> pd.DataFrame:
 def save_panels(path: Path, columns: list[dict[str, np.ndarray]]) -> None:
     """Keep the columns of Fig. 4, so that a later run on the other data set can join them to its own."""
     with files.written(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{f"{i}/{key}": value for i, column in enumerate(columns) for key, value in column.items()})
+        named: Any = {f"{i}/{key}": value for i, column in enumerate(columns) for key, value in column.items()}
+        np.savez(file, **named)
 
 
 def load_panels(path: Path) -> list[dict[str, np.ndarray]]:

@@ -40,7 +40,7 @@ class Item(NamedTuple):
     data_set: str
     split: int
     kind: int
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method of that name is not used
     path: Path
 
 
@@ -51,7 +51,8 @@ def wnid(kind: int) -> str:
 
 def bird_items(root: Path, train: int, test: int) -> list[Item]:
     """The images of *birds*, in the order of their ids, which count from 1."""
-    items, images = [], root / "birds" / "CUB_200_2011" / "images"
+    items: list[Item] = []
+    images = root / "birds" / "CUB_200_2011" / "images"
     for kind, name in enumerate(BIRDS):
         for split, index in [(0, i) for i in range(train)] + [(1, i) for i in range(test)]:
             file = f"{name}_{split * train + index + 1:04d}_{len(items) + 1}.jpg"
@@ -96,7 +97,13 @@ def draw_all(items: list[Item], seed: int, processes: int) -> list[list[Box]]:
 
 def _end_with_parent() -> None:
     """A process that draws does not outlive the one that started it."""
-    Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+    if parent := multiprocessing.parent_process():
+        Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def cores() -> int:

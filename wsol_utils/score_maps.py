@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,7 +127,7 @@ def evaluate(
     rows = [{"n_images": count}]
     if metadata.boxes:
         label = np.array([metadata.labels[image_id] for image_id in metadata.image_ids])
-        known = SimpleNamespace(label=label, predicted=np.full(count, -1) if predicted is None else predicted)
+        known: Any = SimpleNamespace(label=label, predicted=np.full(count, -1) if predicted is None else predicted)
         found, whole = _found(_chunks(maps, metadata, convention, size), count, convention, rules)
         rows = [row | whole for row in evaluation.rows(known, found, convention)]
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))

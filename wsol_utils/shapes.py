@@ -87,7 +87,8 @@ def hue(rng: Generator, low: tuple[float, float] = (0.25, 0.3), high: tuple[floa
 
 def tone(colour: Colour, factor: float) -> Colour:
     """The colour made darker (factor < 1) or lighter (factor > 1)."""
-    return tuple(c * factor if factor < 1 else 1 - (1 - c) / factor for c in colour)
+    r, g, b = (c * factor if factor < 1 else 1 - (1 - c) / factor for c in colour)
+    return r, g, b
 
 
 # The objects, each a list of parts from back to front.
@@ -96,7 +97,7 @@ def tone(colour: Colour, factor: float) -> Colour:
 def bird(rng: Generator, marks: Markings | None = None) -> list[Part]:
     """A bird with the given markings, or with random ones; all else about it is nuisance, drawn from `rng`."""
     inks = [INKS[i] for i in rng.integers(len(INKS), size=4)]
-    crown, cheek, beak, depth, bars = marks or Markings(*inks[:3], 1.0, inks[3])
+    crown, cheek, beak, depth, bars = marks or Markings(inks[0], inks[1], inks[2], 1.0, inks[3])
     plumage, leg = hue(rng, (0.15, 0.3), (0.75, 0.85)), tone(ORANGE, rng.uniform(0.3, 0.8))
     worn = rng.uniform(0, 0.3)  # share of the plumage's colour in the markings
     crown, cheek, bars = (tuple((1 - worn) * np.array(c) + worn * np.array(plumage)) for c in (crown, cheek, bars))

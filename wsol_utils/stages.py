@@ -5,10 +5,11 @@ Only the notebooks, the runner and the command line use this module.
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -39,7 +40,7 @@ def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str)
     rows, path = runs.split(config, table, "train"), runs.checkpoint(config, seed, name)
     torch.manual_seed(seed)
     model = network(config, name, int(table["label"].max()) + 1, rows.empty, start)
-    about = description(config, table, name, len(model.class_weights))
+    about = description(config, table, name, len(cast(torch.Tensor, model.class_weights)))
     if not rows.empty:
         history = finetune(config, model, rows, config.recipe(name), path, seed, start, about)
         return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
@@ -88,7 +89,7 @@ def predicted(
 
 
 def predict_test(
-    config: Config, model: torch.nn.Module, table: pd.DataFrame, protocol: Protocol, **keep: object
+    config: Config, model: torch.nn.Module, table: pd.DataFrame, protocol: Protocol, **keep: Any
 ) -> Predictions:
     """One pass of a network over the test photographs in the geometry of a protocol.
 
@@ -201,7 +202,7 @@ def _with_sizes(config: Config, rows: pd.DataFrame) -> str:
     return rows.assign(size=sizes).to_csv()
 
 
-def head_rates(config: Config, seed: int, rates: dict[str, Sequence[float]]) -> pd.DataFrame:
+def head_rates(config: Config, seed: int, rates: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     """Train each pooling with several rates of its head, judged by accuracy on a validation part of the train split.
 
     No box's place is looked at, and no test image.

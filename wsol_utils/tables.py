@@ -153,7 +153,7 @@ def to_markdown(table: pd.DataFrame, dataset: str) -> str:
     Args:
         table: from `combined`; the letters of its column note are set after the method, as in "VGG-CAM[6] [a, g]".
     """
-    number = {"table1_cub.csv": "Table 1", "table2_ilsvrc.csv": "Table 2"}.get(TABLE_OF.get(dataset), "Measured")
+    number = {"table1_cub.csv": "Table 1", "table2_ilsvrc.csv": "Table 2"}.get(TABLE_OF.get(dataset, ""), "Measured")
     title, footnotes = f"# {number}: the paper's figures beside ours\n\n", _footnotes(dataset)
     note = (
         'Rows "paper" are printed figures, taken over as they stand. Rows "measured" come from this run, on the data '

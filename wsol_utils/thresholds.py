@@ -4,7 +4,8 @@ A threshold η is a fraction of the map's maximum: the mask is map > η · max, 
 Tensors on any device and numpy arrays are accepted, and the same kind is returned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from skimage import filters
 from torch import Tensor
 
-Array = Tensor | np.ndarray
+Array = TypeVar("Array", Tensor, np.ndarray)  # of either, and what goes in comes out
 
 PAPER_GRID = tuple(i / 20 for i in range(21))  # Sec. 5: "from the set of [0, 0.05, ..., 1]"
 FIXED = 0.20  # the usual share of the maximum (Zhou et al. 2016)
@@ -34,7 +35,7 @@ BOUNDARY_RULES = {
     "mean_boundary_value": lambda d, mu, v, eta: np.nanmean(v, axis=1),
 }
 # Histogram rules of scikit-image on one map divided by its maximum (H, W) -> η.
-IMAGE_RULES = {
+IMAGE_RULES: dict[str, Callable[[np.ndarray], float]] = {
     "otsu": filters.threshold_otsu,
     "li": filters.threshold_li,
     "triangle": filters.threshold_triangle,
@@ -127,14 +128,16 @@ def select_all(
     _one_of("boundary", boundary, BOUNDARIES)
     values = _floating(maps)
     means = boundary_means(values, candidates, boundary) if set(rules) & set(BOUNDARY_RULES) else None
-    chosen = {}
+    chosen: dict[str, Array] = {}
     for rule in rules:
+        eta: Sequence[float] | np.ndarray
         if rule == "fixed":
             eta = [FIXED if peak > 0 else 0.0 for peak in values.amax(dim=(1, 2)).tolist()]
         elif rule in IMAGE_RULES:
             noise = 8 * torch.finfo(torch.promote_types(values.dtype, torch.float32)).eps  # of an upsampling
             eta = [_by_histogram(image, IMAGE_RULES[rule], noise) for image in values.cpu().double().numpy()]
         else:
+            assert means is not None
             eta = _by_boundary(means, rule, candidates)
         dtype = torch.promote_types(values.dtype, torch.float32)
         chosen[rule] = _like(maps, torch.tensor(eta, dtype=dtype, device=values.device))
@@ -156,8 +159,8 @@ def _over_pixels_on_cpu(values: Tensor, peak: Tensor, cuts: Tensor, diagonals: b
     from wsol_utils import components  # here, because numba takes a moment to import
 
     wide = torch.promote_types(values.dtype, torch.float32)  # numpy has no bfloat16
-    arrays = [tensor.to(wide).numpy() for tensor in (values, cuts, peak[:, 0])]
-    total, count = components.boundary_sums(*arrays, diagonals, torch.get_num_threads())
+    maps, levels, peaks = (tensor.to(wide).numpy() for tensor in (values, cuts, peak[:, 0]))
+    total, count = components.boundary_sums(maps, levels, peaks, diagonals, torch.get_num_threads())
     return torch.from_numpy(total), torch.from_numpy(count)
 
 
@@ -200,7 +203,7 @@ def _by_boundary(means: Tensor, rule: str, candidates: Sequence[float]) -> np.nd
     return chosen
 
 
-def _by_histogram(image: np.ndarray, rule, noise: float) -> float:
+def _by_histogram(image: np.ndarray, rule: Callable[[np.ndarray], float], noise: float) -> float:
     peak = image.max()
     if peak <= 0 or image.min() >= (1 - noise) * peak:  # nothing positive, or constant: nothing is separated
         return 0.0

@@ -111,7 +111,7 @@ def peak(device: str, side: int = 8192, repeats: int = 20) -> float:
 
 def hot_spots(backbone: str, batch: int, device: str = "cpu", rows: int = 6) -> pd.Series:
     """The kinds of operation that one training step spends most of its time in, shares in percent."""
-    model = models.build(backbone, 200, "wgap").to(device, memory_format=torch.channels_last)
+    model = models.build(backbone, 200, "wgap").to(device).to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
     on_gpu = torch.device(device).type == "cuda"
     with torch.profiler.profile() as profile, torch.autocast(images.device.type, torch.bfloat16, enabled=on_gpu):

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from wsol_utils import files
 from wsol_utils.layouts import DatasetError, failure
@@ -96,12 +96,13 @@ def _extract(archive: Path, hidden: Path, most_files: int, most_bytes: int) -> N
 def _tar_members(archive: Path) -> Iterator[Member]:
     with gzip.open(archive) as unzipped:
         stream = _Bounded(unzipped)
-        with tarfile.open(fileobj=stream, mode="r|") as opened:
+        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as opened:
             for member in opened:
                 if not (member.isfile() or member.isdir()) or member.issparse():
                     raise _refusal(archive, f"holds {member.name[:80]!r}, a link, a device or a sparse file")
                 stream.left = member.size + MIB
-                yield member.name, member.isdir(), partial(opened.extractfile, member)
+                content = cast(Callable[[], IO[bytes]], partial(opened.extractfile, member))  # no link, so not None
+                yield member.name, member.isdir(), content
             while stream.read(MIB):  # to gzip's own checksum
                 pass
             if stream.last > opened.offset or stream.position == opened.offset:
@@ -127,7 +128,7 @@ _MEMBERS = {".zip": _zip_members, ".tgz": _tar_members, ".gz": _tar_members}
 class _Bounded:
     """What tarfile reads from: no header is longer than 1 MiB, and the last byte that is not 0 is known."""
 
-    def __init__(self, opened: IO[bytes]) -> None:
+    def __init__(self, opened: gzip.GzipFile) -> None:
         self.opened, self.left, self.position, self.last = opened, MIB, 0, 0
 
     def read(self, size: int) -> bytes:
