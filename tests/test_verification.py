@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -405,7 +406,13 @@ def test_command_where_there_is_no_run(tmp_path, name):
 def test_make_verify(results, run):
     """The rule of the Makefile, with this Python in the place of the environment's."""
     environment = {key: value for key, value in os.environ.items() if key != "WSOL_RESULTS"}
-    make = ["make", "--silent", "--old-file=.venv/.installed", f"VENV_PYTHON={sys.executable}", "INSTALLED="]
+    make = [
+        "make",
+        "--silent",
+        "--old-file=.venv/.installed",
+        f"VENV_PYTHON={shlex.quote(sys.executable)}",
+        "INSTALLED=",
+    ]
     (run / "table.md").write_text("changed")
     spaced = results.rename(results.with_name("my results"))
     finished = subprocess.run(
