@@ -119,6 +119,7 @@ def activation(view: View, recombination: str = "absolute") -> np.ndarray:
     """
     if view.given_map is not None:
         return view.given_map
+    assert view.features is not None and view.class_weights is not None  # of a network, then
     return cam.activation_map(view.features[None], view.class_weights[None], recombination)[0]
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def write_coco(path: str | Path, pairs: Iterable[Pair]) -> None:
     pairs = list(pairs)
     classes = sorted({(view.class_index, view.class_name) for view, _ in pairs})
     ids = {of: number for number, of in enumerate(classes, start=1)}
-    listed, annotations = [], []
+    listed, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, (view, located) in enumerate(pairs, start=1):
         height, width = view.image.shape[:2]
         listed.append({"id": number, "file_name": view.path, "width": width, "height": height})
@@ -98,8 +99,8 @@ def write_coco(path: str | Path, pairs: Iterable[Pair]) -> None:
             continue
         category, score = ids[view.class_index, view.class_name], view.probability
         annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": category, "iscrowd": 0}
-        annotation |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
-        annotations.append(annotation if score is None else annotation | {"score": score})
+        place = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+        annotations.append(annotation | place if score is None else annotation | place | {"score": score})
     categories = [{"id": number, "name": name} for (_, name), number in ids.items()]
     content = {"images": listed, "annotations": annotations, "categories": categories}
     files.write_text(path, json.dumps(content, indent=1) + "\n")
