@@ -271,6 +271,8 @@ def test_a_file_more_is_a_remark(run):
     (run / "seed0" / ".hidden").write_text("nobody's")
     assert lines(run) == []
     assert lines(run, remarks=True) == ["not in the manifest, so not checked: seed0/notes.txt"]
+    (run / "notebooks" / "05_tables.html").write_text("a page of the report")
+    assert lines(run, remarks=True) == ["not in the manifest, so not checked: seed0/notes.txt"]
 
 
 @pytest.mark.fault("the manifest of a run is cut off", "`make verify` says so; the other runs are still checked")
