@@ -176,6 +176,15 @@ def test_hostile_names_in_tables_are_text(tmp_path, alone_here):
     assert page.text.count(HOSTILE) == 2
 
 
+def test_paths_are_masked_where_they_begin_and_end():
+    words = {"/a/b": "RESULTS", "/a": "~", "/a/": ""}
+    texts = ['"/a/b/c.csv" and /a/b', "/a/x /abc x/a/b ../a/b", {"image/png": "/a/b", "text/plain": "/a/b"}, 5]
+    assert pages.masked(texts, words) == [
+        '"RESULTS/c.csv" and RESULTS', "x /abc x/a/b ../a/b", {"image/png": "/a/b", "text/plain": "RESULTS"}, 5,
+    ]  # fmt: skip
+    assert pages.masked(f"{ROOT}/dodo.py in {ROOT}.") == "dodo.py in .."
+
+
 def test_formulas_are_mathml():
     block, inline = pages.formula(FORMULA.strip("$")), pages.formula("w < 0", "inline")
     assert block.startswith('<div class="formula"><math ') and "<mfrac>" in block and 'display="block"' in block

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import nbformat
@@ -23,13 +24,17 @@ from wsol_utils import files
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"  # where relative links in a notebook's text start
 TAGS = ["div", "table", "thead", "tbody", "tr", "th", "td", "p", "b", "i", "em", "strong", "code", "pre", "br", "span"]
-HERE = {f"{ROOT}{os.sep}": "", str(ROOT): ".", str(Path.home()): "~"}  # paths, and what is shown in their place
+HERE = {f"{ROOT}{os.sep}": "", str(ROOT): "."}  # paths, and what is shown in their place
+if len(Path.home().parts) > 1:
+    HERE[str(Path.home())] = "~"
 
 
-def write(path: Path, title: str, **values) -> None:
+def write(path: Path, title: str, **values: object) -> None:
     """Fill report.html.j2 and write it; whatever is no Markup is escaped."""
-    options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), **options)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined,
+        autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     files.write_text(path, environment.get_template("report.html.j2").render(title=title, **values))
 
 
@@ -46,15 +51,17 @@ def title(notebook: Path) -> str:
     return next((line[2:] for line in lines if line.startswith("# ")), notebook.stem)
 
 
-def masked(value, words: Mapping[str, str] = HERE):
+def masked(value: Any, words: Mapping[str, str] = HERE) -> Any:
     """A text, or the texts in a list or a dict, with other words for paths; pictures stay as they are."""
     if isinstance(value, dict):
         return {key: item if key.startswith("image/") else masked(item, words) for key, item in value.items()}
     if isinstance(value, list):
         return [masked(item, words) for item in value]
-    for path in sorted(words, key=len, reverse=True) if isinstance(value, str) else ():
+    if not isinstance(value, str):
+        return value
+    for path in sorted(words, key=len, reverse=True):
         end = "" if path.endswith(os.sep) else r"(?![\w-])"
-        value = re.sub(re.escape(path) + end, lambda _, word=words[path]: word, value)
+        value = words[path].join(re.split(rf"(?<![\w.~-]){re.escape(path)}{end}", value))
     return value
 
 
@@ -120,5 +127,5 @@ class _Exporter(HTMLExporter):
         self.links = links
 
     @jinja2.pass_context
-    def markdown2html(self, context, source: str) -> str:
+    def markdown2html(self, context: object, source: str) -> str:
         return MarkdownWithMath(renderer=_Renderer(self.links)).render(source)

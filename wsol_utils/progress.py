@@ -4,7 +4,9 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from papermill.engines import NBClientEngine, papermill_engines
 
@@ -30,7 +32,7 @@ class Line:
             self.clock.start()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.ended.set()
         if self.clock.ident is not None:
             self.clock.join()
@@ -58,10 +60,12 @@ class Told(NBClientEngine):
     """papermill's own engine, which in addition calls `tell(cell, cells)` when a cell begins."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, tell, **options):
+    def execute_managed_notebook(
+        cls, nb_man: Any, kernel_name: str, tell: Callable[[int, int], None], **options: Any
+    ) -> Any:
         begin = nb_man.cell_start
 
-        def cell_start(cell, cell_index=None, **others):
+        def cell_start(cell: Any, cell_index: int = 0, **others: Any) -> Any:
             tell(cell_index + 1, len(nb_man.nb.cells))
             return begin(cell, cell_index, **others)
 

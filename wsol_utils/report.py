@@ -6,6 +6,7 @@ Everything opens from the disk, without a network and without scripts: links are
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
@@ -171,7 +172,7 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _given(name: str, value: object) -> object:
+def _given(name: str, value: Any) -> Any:
     """A parameter as anyone may read it: where a folder or a file lies on this machine is left out."""
     absolute = isinstance(value, str) and os.path.isabs(os.path.expanduser(value))
     return ("file" if name == "weights" else "dir") if absolute else value
