@@ -1,11 +1,22 @@
-"""The commands that keep a run as reference and search the heads' rates; `evaluate` is tested with the score maps."""
+"""The commands on one's own pictures, those that keep a run as reference, and the search of the heads' rates.
 
+`evaluate` is tested with the score maps, `verify` and `download` with their modules.
+"""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from wsol_utils import __main__ as commands
-from wsol_utils import keeping, reference, runs
+from wsol_utils import keeping, localize, maintenance, models, own_images, reference, runs
 
 
 def measured(seed, gt_known):
@@ -77,3 +88,172 @@ def test_a_wrong_search_is_one_line(arguments, message):
     result = CliRunner().invoke(commands.main, ["tune-heads", *arguments])
     assert result.exit_code == 1
     assert result.output.startswith(message) and result.output.count("\n") == 1
+
+
+def test_every_command_is_listed():
+    listed = CliRunner().invoke(commands.main, ["--help"]).output.split("Commands:")[1]
+    assert [line.split()[0] for line in listed.strip().splitlines()] == [
+        "benchmarks", "download", "evaluate", "keep-reference", "localize", "notebooks", "predict", "reference",
+        "render-sample", "train", "tune-heads", "verify",
+    ]  # fmt: skip
+
+
+def test_the_notebooks_are_run_through_the_runner(monkeypatch):
+    seen = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **values: seen.append((command, values)))
+    maintenance.run_notebooks(SEEDS="0,1", RESULTS="elsewhere")
+    [(command, values)] = seen
+    assert command[0] == sys.executable and command[4].endswith("dodo.py")
+    assert command[5:] == ["run", "SEEDS=0,1", "RESULTS=elsewhere", "notebooks", "manifest"]
+    assert values["check"] and (values["cwd"] / "dodo.py").is_file()
+
+
+# One's own pictures.
+
+
+@pytest.fixture
+def checkpoint(tmp_path, one_thread):
+    """A network of three classes as notebook 02 writes it."""
+    torch.manual_seed(0)
+    model = models.build("small_vgg", 3, "gap")
+    torch.nn.init.normal_(model.head.weight, std=2)
+    about = {"backbone": "small_vgg", "pooling": "gap", "temperature": 1.0, "own_head": False, "image_size": 48}
+    models.save(model, tmp_path / "gap.safetensors", {}, about | {"class_names": ["robin", "wren", "owl"]})
+    return str(tmp_path / "gap.safetensors")
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Two pictures in a folder, and one of the same name in another."""
+    for number, name in enumerate(("album/a.png", "album/b.jpg", "more/a.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 60 + number, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(commands.main, ["localize", *map(str, arguments)])
+
+
+def test_a_line_for_each_picture(album, checkpoint):
+    result = run(album / "album", album / "more" / "a.png", "--checkpoint", checkpoint)
+    assert result.exit_code == 0 and result.stderr == ""
+    network = own_images.load_network(checkpoint)
+    paths = [album / "album" / "a.png", album / "album" / "b.jpg", album / "more" / "a.png"]
+    for line, path in zip(result.stdout.splitlines(), paths, strict=True):
+        view = own_images.look(network, path)
+        located = own_images.locate(view)
+        box = " ".join(f"{side:.1f}" for side in located.box)
+        share, name = f"{100 * view.probability:.1f} %", f"{view.class_name} ({view.class_index})"
+        assert line == f"{path}: {name}, {share}, threshold {located.eta:.2f}, box {box}"
+
+
+def test_what_is_asked_for(album, checkpoint):
+    picture, network = album / "album" / "a.png", own_images.load_network(checkpoint)
+    for arguments, index, values in (
+        (["--class", 2, "--rule", "otsu"], 2, {"rule": "otsu"}),
+        (["--class", 0, "--eta", 0.31, "--recombination", "positive"], 0, {"eta": 0.31, "recombination": "positive"}),
+    ):
+        result = run(picture, "--checkpoint", checkpoint, *arguments)
+        located = own_images.locate(own_images.look(network, picture, index), **values)
+        assert f"{network.class_names[index]} ({index})" in result.stdout
+        assert f"threshold {located.eta:.2f}, box {located.box[0]:.1f} {located.box[1]:.1f} " in result.stdout
+
+
+def test_a_backbone_and_its_weights(album, tmp_path, one_thread):
+    own = models.build_as_it_stands("squeezenet1_1")
+    state = {f"features.{key}": value for key, value in own.backbone.state_dict().items()}
+    state |= {"classifier.1.weight": own.head.weight.detach(), "classifier.1.bias": own.head.bias.detach()}
+    models.write(state, tmp_path / "squeeze.safetensors", {})
+    picture = album / "album" / "a.png"
+    result = run(picture, "--backbone", "squeezenet1_1", "--weights", tmp_path / "squeeze.safetensors", "--class", 1)
+    assert result.exit_code == 0 and f"{picture}: goldfish (1), " in result.stdout
+
+
+def test_files_are_written(album, checkpoint, tmp_path):
+    out = tmp_path / "deep" / "boxes"
+    result = run(album / "album", album / "more", "--checkpoint", checkpoint, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in out.iterdir()} == {"boxes.json", "boxes.csv", "a.png", "b.png", "a-2.png"}
+    content = json.loads((out / "boxes.json").read_text())
+    assert [(image["width"], image["height"]) for image in content["images"]] == [(60, 40), (61, 40), (62, 40)]
+    assert len(content["annotations"]) == 3
+    rows = pd.read_csv(out / "boxes.csv")
+    assert rows["path"].tolist() == [image["file_name"] for image in content["images"]]
+    assert rows[["x0", "y0"]].to_numpy() == pytest.approx(np.array([a["bbox"][:2] for a in content["annotations"]]))
+    assert all(Image.open(out / name).width > 400 for name in ("a.png", "b.png", "a-2.png"))
+    assert result.stdout.splitlines()[-1] == f"3 pictures, boxes.json and boxes.csv are in {out}"
+
+
+def test_a_bad_picture_does_not_stop_the_others(album, checkpoint, tmp_path):
+    (album / "album" / "aa.png").write_bytes(b"no picture")
+    result = run(album / "none.png", album / "album", "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    errors = result.stderr.splitlines()
+    assert len(errors) == 2 and errors[0].startswith(f"Error: {album / 'none.png'} does not exist")
+    assert errors[1].startswith(f"Error: {album / 'album' / 'aa.png'}: no picture that can be read")
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3 and all(name in line for name, line in zip(("a.png", "b.jpg", "2 pict"), lines, strict=True))
+    assert len(pd.read_csv(tmp_path / "out" / "boxes.csv")) == 2
+    assert run(album / "none.png", "--checkpoint", checkpoint).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "Give --checkpoint or --backbone"),
+        (["--checkpoint", "c", "--backbone", "resnet18"], "one of the two"),
+        (["--checkpoint", "c", "--weights", "w"], "--weights are of a --backbone"),
+        (["--checkpoint", "c", "--eta", "0.2", "--rule", "otsu"], "takes the place of --rule"),
+        (["--checkpoint", "c", "--eta", "1.2"], "a number from 0 to 1"),
+        (["--checkpoint", "c", "--eta", "nan"], "a number from 0 to 1"),
+        (["--checkpoint", "c", "--rule", "first"], "'first' is unknown; choose one of fixed, first_above_mean"),
+        (["--checkpoint", "c", "--recombination", "sum"], "'sum' is unknown; choose one of signed, positive"),
+        (["--checkpoint", "c", "--class", "-1"], "--class"),
+        (["--checkpoint", "CHECKPOINT", "--class", "3"], "small_vgg, gap has 3 classes, counted from 0"),
+        (["--checkpoint", "c", "--out", "ALBUM"], "name another one"),
+    ],
+)
+def test_wrong_usage(album, checkpoint, arguments, message):
+    places = {"CHECKPOINT": checkpoint, "ALBUM": album / "album"}
+    before = {path: path.read_bytes() for path in (album / "album").iterdir()}
+    result = run(album / "album", *[places.get(word, word) for word in arguments])
+    assert result.exit_code == 2 and result.stdout == ""
+    assert message in " ".join(result.stderr.split())
+    assert {path: path.read_bytes() for path in (album / "album").iterdir()} == before
+
+
+def test_no_picture_is_wrong_usage():
+    result = run("--backbone", "resnet18")
+    assert result.exit_code == 2 and "Missing argument 'IMAGE...'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--checkpoint", "none.safetensors"], "Error: checkpoint none.safetensors does not exist"),
+        (["--backbone", "resnet0", "--weights", "w"], "Error: unknown backbone 'resnet0'"),
+        (["--backbone", "resnet18", "--weights", "none.safetensors"], "Error: weights file none.safetensors does not"),
+    ],
+)
+def test_a_network_that_is_none_is_one_line(album, arguments, message):
+    result = run(album / "album", *arguments)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(album, checkpoint, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(album / "album", "--checkpoint", checkpoint, "--out", tmp_path / "file" / "out")
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1 and str(tmp_path / "file") in result.stderr
+
+
+@pytest.mark.parametrize("terminal, disabled, shown", [(True, "", True), (True, "1", False), (False, "", False)])
+def test_progress_is_shown_to_those_who_see_it(monkeypatch, terminal, disabled, shown):
+    errors = io.StringIO()
+    errors.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", errors)
+    monkeypatch.setenv("TQDM_DISABLE", disabled)
+    assert list(localize._bar(["a", "b"])) == ["a", "b"]
+    assert ("localize: 100%" in errors.getvalue()) == shown and (errors.getvalue() == "") != shown

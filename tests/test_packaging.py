@@ -137,7 +137,8 @@ MAY_IMPORT = {  # the road is one way: who may import whom
     "downloads": {"files", "layouts", "unpacking"},
     "networks": {"models", "pooling", "transforms"},
     "views": {"files"},
-    "own_images": {"networks", "views", "cam", "thresholds", "boxes", "photographs", "transforms", "plots"},
+    "own_images": {"networks", "views", "cam", "thresholds", "boxes", "layouts", "photographs", "transforms", "plots"},
+    "localize": {"own_images", "cam", "thresholds"},
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from layouts_on_disk import cub, lines, table, weights_file
 from PIL import Image
 
-from wsol_utils import datasets, distributed, experiments, models, runs, stages, training
+from wsol_utils import datasets, distributed, experiments, models, networks, runs, stages, training
 from wsol_utils.protocols import PROTOCOLS, to_input
 from wsol_utils.training import Recipe
 
@@ -165,6 +165,25 @@ def test_training_writes_the_network_and_is_not_done_twice(trained, monkeypatch)
     assert len(stages.train(config, table, 0, "wgap", config.weights)) == 1
 
 
+def test_the_file_alone_is_enough_to_use_the_network(trained):
+    """Its header says what the configuration said, and another name of a class is another file."""
+    config, table = trained
+    path = runs.checkpoint(config, 0, "wgap")
+    network = networks.load_network(path)
+    assert (network.name, network.image_size) == ("small_vgg, wgap", 32)
+    assert network.class_names == table.drop_duplicates("label").sort_values("label")["class_name"].tolist()
+    content = path.read_bytes()
+    stages.train(config, table.assign(class_name="bird"), 0, "wgap", config.weights)
+    assert networks.load_network(path).class_names == ["bird", "bird"]
+    stages.train(config, table, 0, "wgap", config.weights)
+    assert path.read_bytes() == content
+
+
+def test_a_class_without_an_image_has_no_name(config):
+    about = stages.description(config, table().query("label == 1"), "wgap", 3)
+    assert about["class_names"] == ["", "c1", ""] and not about["own_head"]
+
+
 def test_a_network_that_stands_as_it_is_is_kept_untrained(tmp_path, monkeypatch):
     config = experiments.configure("ilsvrc", "light", data_root=str(tmp_path), results=str(tmp_path / "results"))
     own = models.build("small_vgg", 3, "gap")
@@ -172,6 +191,8 @@ def test_a_network_that_stands_as_it_is_is_kept_untrained(tmp_path, monkeypatch)
     assert stages.train(config, table(4, "test"), 0, "gap", "imagenet") == []
     kept = models.load_into(models.build("small_vgg", 3, "gap"), runs.checkpoint(config, 0, "gap"))
     assert torch.equal(kept.class_weights, own.class_weights)
+    about = json.loads(models.read_metadata(runs.checkpoint(config, 0, "gap"))["network"])
+    assert about["own_head"] and about["class_names"] == ["c0", "c1", ""]
 
 
 def test_a_pass_is_made_once_for_a_network_its_images_and_the_code(trained, monkeypatch, tmp_path):

@@ -117,15 +117,16 @@ def _of_notebook_02(path: Path) -> Network:
             f"{path} does not say which network it holds: run notebook 02 again, which writes that into the file; for "
             "weights in torchvision's keys give a backbone and these weights"
         )
-    about = json.loads(header)
-    names = _named(about["class_names"])
-    if about["own_head"]:
-        model = models.build_as_it_stands(about["backbone"])
-    else:
-        pool = pooling.build(about["pooling"], about["temperature"])
-        model = models.build(about["backbone"], len(names), pool)
+    try:
+        about = json.loads(header)
+        names, side = _named(about["class_names"]), int(about["image_size"])
+        backbone, own_head, name = str(about["backbone"]), about["own_head"], str(about["pooling"])
+        pool = pooling.build(name, float(about["temperature"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} does not say rightly which network it holds ({error!r}): copy it again") from error
+    model = models.build_as_it_stands(backbone) if own_head else models.build(backbone, len(names), pool)
     models.load_into(model, path)
-    return Network(model.eval(), names, about["image_size"], f"{about['backbone']}, {about['pooling']}")
+    return Network(model.eval(), names, side, f"{backbone}, {name}")
 
 
 def _of_torchvision(name: str, weights: str | Path) -> Network:
@@ -136,7 +137,7 @@ def _of_torchvision(name: str, weights: str | Path) -> Network:
         raise ValueError(f"unknown backbone {name!r}{hint}; choose one of torchvision's, {WITH_MAP}")
     published = next(iter(torchvision.models.get_model_weights(name)))  # IMAGENET1K_V1 where there is one
     if weights == "imagenet":
-        state = published.get_state_dict(check_hash=True, weights_only=True)  # torchvision's own way unpickles anything
+        state = _published(name, published)
         network = _build(name, state, 1000)
         for key in set(state) - set(network.state_dict()):  # DenseNet's, as they were once named
             state[re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", key)] = state.pop(key)
@@ -151,6 +152,20 @@ def _of_torchvision(name: str, weights: str | Path) -> Network:
     model = _with_features(network.eval(), name, side, (preset.mean, preset.std))
     classes = len(cast(Tensor, model.class_weights))
     return Network(model, _named(published.meta["categories"] if classes == 1000 else [""] * classes), side, name)
+
+
+def _published(name: str, weights: torchvision.models.WeightsEnum) -> dict[str, Tensor]:
+    """What torchvision offers, checked and not unpickled; downloaded once.
+
+    Raises:
+        OSError: if it cannot be had.
+    """
+    try:
+        return weights.get_state_dict(check_hash=True, weights_only=True)  # an OrderedDict that knows its version
+    except OSError as error:
+        raise OSError(
+            f"the weights of {name} could not be downloaded ({error}): go online, or give them as a safetensors file"
+        ) from error
 
 
 def _build(name: str, keys: Iterable[str], classes: int) -> nn.Module:

@@ -13,17 +13,17 @@ from typing import cast
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from wsol_utils import boxes, cam, photographs, plots, thresholds, transforms
+from wsol_utils.layouts import DatasetError, failure
 from wsol_utils.networks import Network, load_network
 from wsol_utils.views import Located, View, light, write_coco, write_csv
 
 __all__ = [
     "Located", "Network", "View", "activation", "draw", "light", "load_network", "locate", "look", "pictures",
-    "view_of", "write_coco", "write_csv",
+    "save_drawing", "view_of", "write_coco", "write_csv",
 ]  # fmt: skip
 
 SUFFIXES = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of `photographs.FORMATS`
@@ -59,13 +59,17 @@ def look(network: Network, path: str | Path, class_index: int | None = None) -> 
         class_index: of the class to look for; None for the one that the network predicts.
 
     Raises:
-        ValueError: if the picture does not decode or cannot be read (a DatasetError), or there is no such class.
+        ValueError: if the picture cannot be read or does not decode, or there is no such class.
     """
     classes = len(network.class_names)
     if class_index is not None and not 0 <= class_index < classes:
-        raise ValueError(f"there is no class {class_index}: {network.name} has {classes}, counted from 0")
-    _, decoded = photographs.decode(Path(path))
-    image = np.array(decoded)  # (H, W, 3)
+        raise ValueError(f"there is no class {class_index}: {network.name} has {classes} classes, counted from 0")
+    try:
+        image = np.array(photographs.decode(Path(path))[1])  # (H, W, 3)
+    except DatasetError as error:  # its remedy is for a data set
+        problem = f"no picture that can be read ({photographs.cause(error.__cause__)})"
+        remedy = "save it again as JPEG or PNG, or leave it out"
+        raise failure(Path(path).parent, Path(path).name, problem, remedy) from error
     transform, no_boxes = transforms.test_transform(network.image_size), torch.zeros(0, 4)
     frame, _ = transform.resize(torch.from_numpy(image).permute(2, 0, 1), no_boxes)  # (3, S, S)
     images, _ = transform.finish(frame[None], [no_boxes], [transform.crop([])])
@@ -152,8 +156,9 @@ def locate(
 
 
 def draw(view: View, located: Located) -> Figure:
-    """The picture, the picture under the map with the box, and D against η with its mean, as in Fig. 3."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), width_ratios=(1, 1.2))
+    """The picture under the map with the box, beside D against η with its mean, as in Fig. 3."""
+    figure = Figure(figsize=(8, 3.4))  # none of pyplot's, which would have to be closed
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     known = f", {100 * view.probability:.1f} %" if view.probability is not None else ""
     plots.show(left, view.image, np.maximum(located.map, 0), f"{view.class_name}{known}")
     plots.draw_box(left, located.box, plots.PREDICTION)
@@ -165,6 +170,11 @@ def draw(view: View, located: Located) -> Figure:
     right.legend(fontsize=8)
     figure.tight_layout(pad=0.5)
     return figure
+
+
+def save_drawing(view: View, located: Located, path: Path) -> None:
+    """What `draw` shows as a PNG: the whole file or none."""
+    plots.save(draw(view, located), path)
 
 
 def _is_picture(file: Path) -> bool:
