@@ -1,0 +1,186 @@
+"""What stands around the code: citation, changelog, dependencies, datasheet, pre-commit and the workflow."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import wsol_utils
+from wsol_utils import sample, shapes
+from wsol_utils.profiles import DATASETS
+
+ROOT = Path(__file__).parents[1]
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+# CITATION.cff, CHANGELOG.md, CONTRIBUTING.md.
+
+CITATION = yaml.safe_load(text("CITATION.cff"))
+
+
+def test_the_citation_names_the_paper_as_its_text_does():
+    paper = CITATION["preferred-citation"]
+    assert CITATION["references"] == [paper]
+    assert paper["title"] == "Improving Class Activation Map for Weakly Supervised Object Localization"
+    assert [author["family-names"] for author in paper["authors"]] == ["Zhang", "Chang", "Bui"]
+    assert not {"year", "journal", "conference", "doi"} & set(paper)  # its text has none
+
+
+def test_citation_and_changelog_have_the_version():
+    assert CITATION["version"] == wsol_utils.__version__
+    releases = re.findall(r"^## \[(\S+)\](?: - (\S+))?$", text("CHANGELOG.md"), flags=re.MULTILINE)
+    assert releases[0] == ("Unreleased", "")
+    assert releases[1] == (CITATION["version"], str(CITATION["date-released"]))
+
+
+def test_the_changelog_has_the_usual_headings():
+    kinds = re.findall(r"^### (.+)$", text("CHANGELOG.md"), flags=re.MULTILINE)
+    assert kinds and set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    for section in re.split(r"^## ", text("CHANGELOG.md"), flags=re.MULTILINE)[1:]:
+        assert len(set(found := re.findall(r"^### (.+)$", section, flags=re.MULTILINE))) == len(found)
+
+
+def test_the_changelog_names_every_target_of_make():
+    [targets] = re.findall(r"^\.PHONY: (.+)$", text("Makefile"), flags=re.MULTILINE)
+    named = set(re.findall(r"`(?:make )?(\w+)`", text("CHANGELOG.md")))
+    assert set(targets.split()) - {"clean"} <= named
+
+
+PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "README.md", "docs/model_card.md", "docs/dependencies.md", "data/README.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_within_the_repository_lead_somewhere(page):
+    prose = re.sub(r"^```.*?^```$", "", text(page), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose)
+    assert [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+# docs/dependencies.md.
+
+PROJECT = tomllib.loads(text("pyproject.toml"))["project"]
+EXTRAS = [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+
+
+def rows(section: str) -> list[list[str]]:
+    """The cells of a section's table, without its head."""
+    part = text("docs/dependencies.md").split(f"## {section}\n")[1].split("\n## ")[0]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in re.findall(r"^\|.*\|$", part, re.M)][2:]
+
+
+@pytest.mark.parametrize(
+    ("section", "dependencies"),
+    [("What a run needs", PROJECT["dependencies"]), ("What the tests need besides", EXTRAS)],
+)
+def test_every_dependency_has_a_row_and_no_row_is_stale(section, dependencies):
+    expected = {canonicalize_name(Requirement(line).name) for line in dependencies}
+    found = [canonicalize_name(name.strip("`")) for name, *_ in rows(section)]
+    assert sorted(found) == sorted(expected), "docs/dependencies.md and pyproject.toml differ"
+    assert all(len(row) == 3 and all(row) for row in rows(section))
+
+
+def test_what_is_written_by_hand_names_modules_that_are_there():
+    written = rows("What is written by hand, and why")
+    assert all(len(row) == 4 and all(row) for row in written)
+    named = {name for row in written for name in re.findall(r"`(\w+)`", row[1])}
+    assert named <= {path.stem for path in (ROOT / "wsol_utils").glob("*.py")}
+    assert {"boxes", "components", "archive", "loading", "downloads", "checkpoints"} <= named
+
+
+# data/README.md.
+
+DATA = text("data/README.md")
+SHEETS = dict(re.findall(r"^### (.+?)\n(.*?)(?=^##)", DATA.split("## Datasheet")[1], flags=re.MULTILINE | re.DOTALL))
+QUESTIONS = (
+    "Why", "Composition", "Collection", "Labels and boxes", "Splits", "Licence", "Size, checksum", "Known errors",
+    "Not covered",
+)  # fmt: skip
+
+
+def test_every_data_set_has_its_sheet():
+    named = {name for title in SHEETS for name in re.findall(r"`(\w+)`", title)}
+    assert named == {dataset for _, dataset in DATASETS}
+    for sheet in SHEETS.values():
+        asked = re.findall(r"^- \*\*(.+?)s?\.\*\* \S", sheet.replace("Labels and boxes", "Labels and boxess"), re.M)
+        assert tuple(q.removesuffix("s") for q in asked) == tuple(q.removesuffix("s") for q in QUESTIONS)
+
+
+def test_the_sheet_of_the_sample_counts_right():
+    [sheet] = [sheet for title, sheet in SHEETS.items() if "`birds`" in title]
+    for name, kinds in {"birds": len(shapes.BIRDS), "things": len(shapes.THINGS)}.items():
+        train, test = (kinds * each for each in sample.PER_CLASS[name])
+        assert re.search(rf"`{name}`: {train + test:,} pictures of {kinds} ", sheet)
+        assert re.search(rf"`{name}` {train:,} (train )?and {test:,}", sheet)
+
+
+# .pre-commit-config.yaml and the workflow.
+
+HOOKS = {repo["repo"]: repo for repo in yaml.safe_load(text(".pre-commit-config.yaml"))["repos"]}
+
+
+def test_pre_commit_has_the_pinned_ruff_for_modules_and_notebooks():
+    [ruff] = [repo for url, repo in HOOKS.items() if url.endswith("/ruff-pre-commit")]
+    [pinned] = re.findall(r"^ruff==(\S+)$", text("constraints.txt"), flags=re.MULTILINE)
+    assert ruff["rev"] == f"v{pinned}"
+    assert {hook["id"] for hook in ruff["hooks"]} == {"ruff-check", "ruff-format"}
+    assert all({"python", "jupyter"} <= set(hook["types_or"]) for hook in ruff["hooks"])
+
+
+def test_pre_commit_is_pinned_and_checks_types_and_files():
+    for url, repo in HOOKS.items():
+        assert url == "local" or re.fullmatch(r"v\d+\.\d+\.\d+", repo["rev"])
+    hooks = {hook["id"]: hook for repo in HOOKS.values() for hook in repo["hooks"]}
+    assert {"mypy", "check-yaml", "check-toml", "end-of-file-fixer", "trailing-whitespace"} <= set(hooks)
+    assert hooks["mypy"]["entry"].endswith("python -m mypy") and hooks["mypy"]["pass_filenames"] is False
+
+
+def test_the_repository_is_as_pre_commit_wants_it():
+    """Its checks of files, by hand: they cannot be downloaded where tests do without a network."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    hooks = {hook["id"]: hook for repo in HOOKS.values() for hook in repo["hooks"]}
+    excluded = re.compile(hooks["trailing-whitespace"]["exclude"])
+    assert hooks["end-of-file-fixer"]["exclude"] == hooks["trailing-whitespace"]["exclude"]
+    [largest] = (int(word.removeprefix("--maxkb=")) for word in hooks["check-added-large-files"]["args"])
+    wrong = []
+    for name in filter(None, listed.split("\0")):
+        if not (ROOT / name).is_file():
+            continue  # removed, and still in the index
+        content = (ROOT / name).read_bytes()
+        if len(content) > 1024 * largest:
+            wrong.append(f"{name} is large")
+        if b"\0" in content or excluded.search(name):
+            continue
+        if b"\r\n" in content or re.search(rb"[ \t]+$", content, flags=re.MULTILINE):
+            wrong.append(f"{name}: the end of a line")
+        if content and (not content.endswith(b"\n") or content.endswith(b"\n\n")):
+            wrong.append(f"{name}: its end")
+    assert wrong == []
+
+
+def test_the_workflow_calls_make_test():
+    workflow = yaml.safe_load(text(".github/workflows/test.yml"))
+    assert set(workflow[True]) == {"push", "pull_request"}  # YAML takes the key "on" for true
+    [job] = workflow["jobs"].values()
+    versions = job["strategy"]["matrix"]["python"]
+    lowest = PROJECT["requires-python"].removeprefix(">=")
+    assert lowest in versions and any(
+        tuple(map(int, v.split("."))) > tuple(map(int, lowest.split("."))) for v in versions
+    )
+    [python] = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/setup-python@")]
+    assert python["python-version"] == "${{ matrix.python }}" and python["cache"] == "pip"
+    assert all((ROOT / name).is_file() for name in python["cache-dependency-path"].split())
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands[-1].split()[:2] == ["make", "test"] and "chromium" in commands[0]
+    assert all(re.fullmatch(r"[\w/-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
+    assert "make test" in text(".ci/run")
