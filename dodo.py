@@ -88,33 +88,32 @@ def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from wsol_utils import files
+    from wsol_utils import files, progress
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # the notebooks refuse unknown parameters themselves
-    start = time.perf_counter()
-    where = parameters.get("dataset", "")
-    print(f"{name:<24} {where:<14}", end="", flush=True)
-    running = target.with_name(f".running.{target.name}")
+    start, running = time.perf_counter(), target.with_name(f".running.{target.name}")
     failed = None
-    try:
-        with files.explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (target.parents[1] / "manifest.json").unlink(missing_ok=True)  # it says that a run is complete
-            papermill.execute_notebook(
-                ROOT / "notebooks" / f"{name}.ipynb", running, parameters,
-                cwd=ROOT / "notebooks", kernel_name="python3", progress_bar=False, log_output=False,
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no warning about the local connection
-            )  # fmt: skip
-            files.put(running, target)
-    except PapermillExecutionError as error:
-        failed = f"cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
-    except RuntimeError as error:  # of nbclient, which lost the kernel
-        failed = (
-            f"its process died ({error}), as happens when memory runs out: close other programs, or lower "
-            "BATCH_SIZE, PREDICTION_BATCH_SIZE or CACHE_GB, then run again; what was finished is kept"
-        )
-    except OSError as error:  # of the runner's own files
-        failed = str(error)
+    with progress.Line(f"{name:<24} {parameters.get('dataset', ''):<14}") as line:
+        try:
+            with files.explained(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (target.parents[1] / "manifest.json").unlink(missing_ok=True)  # it says that a run is complete
+                papermill.execute_notebook(
+                    ROOT / "notebooks" / f"{name}.ipynb", running, parameters, engine_name=progress.ENGINE,
+                    cwd=ROOT / "notebooks", kernel_name="python3", progress_bar=False, log_output=False,
+                    tell=line.tell,
+                    extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # nothing of connections and interrupts
+                )  # fmt: skip
+                files.put(running, target)
+        except PapermillExecutionError as error:
+            failed = f"cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
+        except RuntimeError as error:  # of nbclient, which lost the kernel
+            failed = (
+                f"its process died ({error}), as happens when memory runs out: close other programs, or lower "
+                "BATCH_SIZE, PREDICTION_BATCH_SIZE or CACHE_GB, then run again; what was finished is kept"
+            )
+        except OSError as error:  # of the runner's own files
+            failed = str(error)
     if failed:
         print("failed")
         return TaskFailed(f"{name}.ipynb, {failed}")
@@ -131,6 +130,18 @@ def finish(config) -> TaskFailed | None:
     except OSError as error:
         return TaskFailed(str(error))
     print(manifest.summary(config))
+    return None
+
+
+def reported() -> TaskFailed | None:
+    """The report of every finished run of the profile."""
+    from wsol_utils import report
+
+    try:
+        report.write(FOLDER)
+    except Exception as error:  # whatever it is: the figures are there
+        why = " ".join(str(error).split()) or type(error).__name__
+        return TaskFailed(f"the run is complete, but its report could not be made: {why}")
     return None
 
 
@@ -179,6 +190,27 @@ def task_manifest():
             "uptodate": [as_written(config.folder, ["manifest.json"])],
             "targets": [str(config.folder / "manifest.json")],
         }
+
+
+def task_report():
+    """index.html: the data sets of this run, and those that were finished before."""
+    finished = {config.folder / "manifest.json" for config in CONFIGS} | set(FOLDER.glob("*/manifest.json"))
+    overview, template = FOLDER / "notebooks" / "00_overview.ipynb", ROOT / "wsol_utils" / "report.html.j2"
+    return {
+        "actions": [reported],
+        "file_dep": [str(path) for path in [*sorted(finished), overview, template]],
+        "uptodate": [as_written(FOLDER, ["index.html", "notebooks/*.html", "*/notebooks/*.html"])],
+        "targets": [str(FOLDER / "index.html")],
+    }
+
+
+def task_where():
+    """The last line: where the report is."""
+
+    def show() -> None:  # doit takes no built-in
+        print(f"report: {CONFIGS[0].show(FOLDER / 'index.html')}")
+
+    return {"actions": [show], "task_dep": ["report"], "uptodate": [False]}
 
 
 def _task(name: str, folder: Path, written: list[str], products: list[str], parameters: dict, inputs: list) -> dict:

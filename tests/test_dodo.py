@@ -17,8 +17,9 @@ import psutil
 import pytest
 from jobs import without_rights
 from layouts_on_disk import NOTEBOOKS, ROAD, ROOT, tiny_imagenet, weights_file
+from pages_on_disk import Page, check
 
-from wsol_utils import models
+from wsol_utils import models, verification
 
 
 def started(variables: dict[str, str], hindrance=None) -> subprocess.Popen:
@@ -172,7 +173,7 @@ def test_it_goes_on_where_it_was(run):
 def test_whole_run(run):
     variables, folder, text = run
     assert "results/reference has no bands for this run" in text
-    executed = [path.stem for path in sorted((folder / "notebooks").iterdir())]
+    executed = [path.stem for path in sorted((folder / "notebooks").glob("*.ipynb"))]
     assert executed == ROAD and (folder.parent / "notebooks" / "00_overview.ipynb").is_file()
     metrics = pd.read_csv(folder / "metrics.csv")
     assert set(metrics["seed"]) == {3} and set(metrics["backbone"]) == {"small_vgg"}
@@ -188,7 +189,7 @@ def test_whole_run(run):
 def test_manifest_is_written_last_and_right(run):
     variables, folder, _ = run
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    times = modified(folder)
+    times = {name: written for name, written in modified(folder).items() if not name.endswith(".html")}  # the report
     assert times.pop("manifest.json") >= max(times.values())
     assert set(manifest["sha256"]) == set(times)
     for name, digest in manifest["sha256"].items():
@@ -202,6 +203,44 @@ def test_manifest_is_written_last_and_right(run):
     assert set(manifest["duration_seconds"]) == set(ROAD) and all(v > 0 for v in manifest["duration_seconds"].values())
     assert {"device", "versions", "git_revision", "written"} <= set(manifest)
     assert {"python", "torch", "torchvision", "numpy"} <= set(manifest["versions"])
+
+
+def test_report_opens_from_the_disk_alone(run):
+    variables, folder, text = run
+    index, overview = folder.parent / "index.html", folder.parent / "notebooks" / "00_overview.html"
+    assert text.splitlines()[-1] == f"report: {index}"
+    found = [index, overview, *(folder / "notebooks" / f"{name}.html" for name in ROAD)]
+    assert sorted(folder.parent.rglob("*.html")) == sorted(found)
+    for path in found:
+        check(path, variables["RESULTS"], variables["DATA_ROOT"], variables["WEIGHTS"], str(ROOT))
+    assert all(Page(page).all("math") for page in (index, overview, *found[3:6]))
+    page = Page(index)
+    assert {f"tiny_imagenet/notebooks/{name}.html" for name in ROAD} <= {link["href"] for link in page.all("a")}
+    assert "tiny_imagenet (light), small_vgg, 4 images" in page.text
+
+
+def test_run_with_its_report_verifies_without_a_finding(run):
+    _, folder, _ = run
+    assert [found.text for found in verification.verify(folder) if not found.text.startswith("another text")] == []
+
+
+def test_report_that_cannot_be_made_is_told_in_one_line_and_made_again(run):
+    variables, folder, _ = run
+    index = folder.parent / "index.html"
+    before, times = index.read_bytes(), modified(folder)
+    index.unlink()
+    index.mkdir()
+    status, text = reproduce(**variables)
+    assert status != 0 and "Traceback" not in text
+    [line] = [line for line in text.splitlines() if "report" in line and "taskid" not in line]
+    assert line.startswith("the run is complete, but its report could not be made: ")
+    index.rmdir()
+    status, text = reproduce(**variables)
+    assert (status, text.splitlines()) == (0, [f"report: {index}"])
+    assert index.read_bytes() == before
+    assert {n: t for n, t in modified(folder).items() if not n.endswith(".html")} == {
+        name: written for name, written in times.items() if not name.endswith(".html")
+    }
 
 
 def test_second_run_does_no_work_again(run):
