@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 import ipywidgets as widgets
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from wsol_utils import own_images, panels, thresholds
 from wsol_utils.own_images import Located, Network, View
@@ -67,7 +69,7 @@ class Explorer(widgets.VBox):
     def _located(self, index: int, kind: int, recombination: str, rule: str, eta: float) -> tuple[View, Located]:
         view = self._seen(index)
         if kind != PREDICTED and view.given_map is None:
-            weights = self.network.model.class_weights[kind].detach().float().cpu().numpy()  # (C,)
+            weights = cast(Tensor, self.network.model.class_weights)[kind].detach().float().cpu().numpy()  # (C,)
             view = replace(view, class_index=kind, class_name=self.network.class_names[kind], class_weights=weights)
         if rule == SLIDER:
             return view, own_images.locate(view, recombination, eta=eta)
@@ -100,7 +102,7 @@ class Explorer(widgets.VBox):
             html.escape(panels.in_words(view, located)),
         )
 
-    def _repr_mimebundle_(self, **kwargs) -> dict[str, str]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         """The widgets; for a page that has none, the picture."""
         still = base64.b64encode(panels.png(self.image.quantize(128), optimize=True)).decode()
         return super()._repr_mimebundle_(**kwargs) | {"text/plain": html.unescape(self.box.value), "image/png": still}

@@ -4,6 +4,7 @@ Drawn for speed: pixels where pixels do, and of the figure no more than has chan
 """
 
 import io
+from typing import Any
 
 import cv2
 import matplotlib
@@ -17,7 +18,7 @@ from wsol_utils import plots
 from wsol_utils.views import Located, View
 
 WIDTH, HEIGHT = 400, 330  # pixels of the frame that a picture is shown in
-JET = np.uint8(255 * matplotlib.colormaps["jet"](range(256))[:, :3])
+JET = (255 * matplotlib.colormaps["jet"](range(256))[:, :3]).astype(np.uint8)
 
 
 class Curve:
@@ -78,7 +79,7 @@ def in_words(view: View, located: Located) -> str:
     return f"η = {located.eta:.2f} ({located.rule}): {box} of {width} × {height} pixels; {view.class_name}{share}"
 
 
-def png(image: Image.Image, **options) -> bytes:
+def png(image: Image.Image, **options: Any) -> bytes:
     """The bytes of a PNG."""
     written = io.BytesIO()
     image.save(written, "PNG", **options)
