@@ -2,6 +2,7 @@
 
 import io
 import os
+import select
 import sys
 import time
 
@@ -21,12 +22,14 @@ def terminal(monkeypatch):
     monkeypatch.setattr(progress, "EVERY", 0.02)
     monkeypatch.setenv("COLUMNS", "80")
     master, slave = os.openpty()
-    os.set_blocking(master, False)
     with os.fdopen(master, "rb", buffering=0) as shown, os.fdopen(slave, "w", encoding="utf-8") as out:
 
         def written():
             out.flush()
-            return (shown.read(1 << 20) or b"").decode("utf-8").replace("\r\n", "\n")
+            data = b""
+            while select.select([shown], [], [], 0.2)[0]:  # what is written arrives in parts, and a little later
+                data += shown.read(1 << 16)
+            return data.decode("utf-8").replace("\r\n", "\n")
 
         def begin():  # in the test itself: pytest gives each phase a standard output of its own
             monkeypatch.setattr(sys, "stdout", out)
