@@ -4,6 +4,7 @@ VGG-16 at 224 pixels with random weights and one step of fine-tuning: whoever ha
 line for the first time. Side roads (seeds, poolings, validation, no train split) take cheaper networks.
 """
 
+import ast
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
-from layouts_on_disk import LAYOUTS, cub, ilsvrc, run_notebook, run_road, weights_file
+from layouts_on_disk import LAYOUTS, ROOT, cub, ilsvrc, run_notebook, run_road, weights_file
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -261,6 +262,9 @@ def test_without_a_train_split_the_networks_own_head_is_evaluated(without_train)
     np.testing.assert_allclose(predictions.logits.astype(np.float32), logits, rtol=1e-3, atol=1e-3 * logits.max())
     assert predictions.predicted.tolist() == logits.argmax(axis=1).tolist()
     assert_pictures(folder)  # although no image may be classified correctly
+    source = (ROOT / "dodo.py").read_text(encoding="utf-8").partition("\nROAD = ")[2].partition("\nINDEX_FILES")[0]
+    for name in (name for files in ast.literal_eval(source.strip()).values() for name in files):
+        assert list(folder.glob(name.format(seed=0))), f"the runner looks for {name}"
 
 
 def test_without_a_train_split_vgg16_has_no_map(without_train, vgg16_weights, tmp_path):

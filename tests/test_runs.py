@@ -83,6 +83,12 @@ def test_tables_of_several_seeds(config, capsys):
         runs.seed_csv(config, "thresholds.csv", "04_threshold_selection")
 
 
+def test_a_seed_without_rows_has_an_empty_table(config):
+    runs.write_seed_csv(config, pd.DataFrame({"seed": [1], "loss": [0.5]}), "history.csv")
+    assert (config.seed_folder(0) / "history.csv").read_text() == "seed,loss\n"
+    assert runs.seed_csv(config, "history.csv", "02_finetune_wgap")["loss"].tolist() == [0.5]
+
+
 def test_an_interrupted_csv_leaves_the_old_file(tmp_path, monkeypatch):
     runs.write_csv(table(2)[["path"]], tmp_path / "a.csv")
 

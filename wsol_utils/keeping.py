@@ -36,8 +36,8 @@ def keep_run(run: Path) -> None:
     measured = pd.read_csv(run / "metrics.csv")
     for name in SEED_TABLES:
         tables = [run / f"seed{seed}" / f"{name}.csv" for seed in sorted(set(measured["seed"]))]
-        rows = [pd.read_csv(table) for table in tables if table.is_file()]  # nothing was trained: no history
-        if rows:
+        rows = [pd.read_csv(table) for table in tables if table.is_file()]
+        if any(map(len, rows)):  # where nothing was trained, there is no history
             runs.write_csv(pd.concat(rows).round(4), kept / f"{name}.csv")
     rates = run.with_name(f"{dataset}_validation") / "head_rates.csv"
     if rates.is_file():

@@ -109,9 +109,9 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def write_seed_csv(config: Config, rows: pd.DataFrame, name: str) -> None:
-    """Write each seed's rows into its own folder."""
-    for seed, group in rows.groupby("seed"):
-        write_csv(group, config.seed_folder(seed) / name)
+    """Write each seed's rows into its own folder; a table without rows where a seed has none."""
+    for seed in config.seeds:
+        write_csv(rows[rows["seed"] == seed], config.seed_folder(seed) / name)
         print("wrote", config.show(config.seed_folder(seed) / name))
 
 
