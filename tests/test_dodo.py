@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -203,6 +204,23 @@ def test_manifest_is_written_last_and_right(run):
     assert set(manifest["duration_seconds"]) == set(ROAD) and all(v > 0 for v in manifest["duration_seconds"].values())
     assert {"device", "versions", "git_revision", "written"} <= set(manifest)
     assert {"python", "torch", "torchvision", "numpy"} <= set(manifest["versions"])
+
+
+def test_make_finds_the_run_finished_and_verifies_it(run):
+    """By the rules of the Makefile, with this Python in the place of the environment's."""
+    variables, folder, _ = run
+    before = modified(folder.parent)
+    environment = {key: value for key, value in os.environ.items() if key != "WSOL_RESULTS"}
+    python = f"VENV_PYTHON={shlex.quote(sys.executable)}"  # below a folder with a space, perhaps
+    make = ["make", "--silent", "--old-file=.venv/.installed", python, "INSTALLED="]
+    given = [f"{name}={value}" for name, value in variables.items()]
+    for rule, said in (("reproduce", "report: "), ("verify", "runs checked: 1, findings: 0")):
+        finished = subprocess.run(
+            [*make, rule, *given, "CHECKPOINT_STEPS="], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert finished.stdout.splitlines()[-1].startswith(said), finished.stdout
+    assert modified(folder.parent) == before
 
 
 def test_report_opens_from_the_disk_alone(run):

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from wsol_utils import files
+from wsol_utils.bars import watched
 from wsol_utils.layouts import (
     COLUMNS,
     READERS,
@@ -93,7 +94,7 @@ def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = 
                 )
         return width, height, clipped
 
-    for row, measured in _of_each(rows, measure):
+    for row, measured in watched(_of_each(rows, measure), len(rows), "check"):
         values["width"][row], values["height"][row], values["boxes"][row] = measured
     return table.assign(width=values["width"], height=values["height"], boxes=values["boxes"])
 
@@ -127,7 +128,7 @@ def leave_out(
             return f"does not decode ({cause(error.__cause__)})"
 
     sizes, reasons = table[["width", "height"]].to_numpy(copy=True), {}
-    for row, found in _of_each(rows, look):
+    for row, found in watched(_of_each(rows, look), len(rows), "look for bad ones"):
         if isinstance(found, str):
             reasons[row] = found
         else:

@@ -16,10 +16,10 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from wsol_utils import files, unpacking
+from wsol_utils.bars import QUIET
 from wsol_utils.layouts import DatasetError, failure
 
 TABLE = Path(__file__).resolve().parents[1] / "data" / "downloads.csv"
-QUIET = bool(os.environ.get("TQDM_DISABLE"))  # as in loading
 TIMEOUT = 60.0  # seconds without a byte
 MIB = 1 << 20
 

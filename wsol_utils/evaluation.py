@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from wsol_utils import boxes, cam, metrics, thresholds
+from wsol_utils.bars import watched
 from wsol_utils.predictions import Predictions
 from wsol_utils.protocols import Protocol, frame_side
 
@@ -37,7 +38,8 @@ def chunks(count: int) -> Iterator[slice]:
 
 def prepared_kind(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[np.ndarray]:
     """`prepared` of the maps of one kind, which are read from their file a chunk at a time."""
-    for rows in chunks(len(predictions.image_id)):
+    several = list(chunks(len(predictions.image_id)))
+    for rows in watched(several, len(several), kind, f"{CHUNK} maps"):
         yield from prepared(predictions.maps(kind, rows), predictions.size, protocol)
 
 

@@ -1,5 +1,6 @@
 """What results/reference keeps of a finished run: tables for every profile, pictures of the sample only."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import cast
@@ -71,6 +72,9 @@ def keep_example(run: Path) -> None:
         bias=model.get_parameter("head.bias").detach().numpy(),
     )  # fmt: skip
     draw_example()
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    about = {"network": json.dumps(stages.description(config, test, "wgap", classes))}
+    models.write(halves, reference.folder("sample", "birds") / "wgap.safetensors", about)  # notebook 07 tries it
 
 
 def draw_example() -> None:

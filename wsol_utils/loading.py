@@ -1,6 +1,5 @@
 """Batches for the network, so that it never waits: decoded once where they fit in memory, finished on its device."""
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from wsol_utils.bars import QUIET
 from wsol_utils.datasets import ImageDataset
 from wsol_utils.photographs import opened
 
-QUIET = bool(os.environ.get("TQDM_DISABLE"))  # tqdm's bar in notebooks does not look there itself
 DECODERS = ("pillow", "torchvision")
 Batch = tuple[Tensor, Tensor, list[Tensor]]
 

@@ -17,9 +17,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from wsol_utils import archive, distributed
+from wsol_utils.bars import QUIET
 from wsol_utils.class_maps import forward, kind
 from wsol_utils.datasets import ImageDataset
-from wsol_utils.loading import QUIET, Batch, Loader, enough_memory
+from wsol_utils.loading import Batch, Loader, enough_memory
 
 __all__ = ["Predictions", "kind", "made_from", "predict"]  # a map's name belongs here too
 

@@ -28,6 +28,7 @@ from numpy.random import SeedSequence, default_rng
 from PIL import Image
 
 from wsol_utils import drawing, files, shapes
+from wsol_utils.bars import watched
 from wsol_utils.drawing import SIZE, Box, picture_of_bird, picture_of_things, tight_box
 from wsol_utils.shapes import BIRDS, THINGS
 
@@ -92,7 +93,8 @@ def draw_all(items: list[Item], seed: int, processes: int) -> list[list[Box]]:
     if processes == 1:
         return [draw(item, seed) for item in items]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
-        return list(pool.map(draw, items, [seed] * len(items), chunksize=16))
+        drawn = pool.map(draw, items, [seed] * len(items), chunksize=16)
+        return list(watched(drawn, len(items), "draw"))
 
 
 def _end_with_parent() -> None:

@@ -13,9 +13,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from wsol_utils import cam, evaluation, files, metrics, protocols, thresholds
+from wsol_utils.bars import QUIET
 from wsol_utils.layouts import failure
 from wsol_utils.metadata import Metadata, below, read_metadata, read_predicted, write_metadata
-from wsol_utils.predictions import QUIET, Predictions
+from wsol_utils.predictions import Predictions
 
 __all__ = ["Metadata", "evaluate", "read", "read_metadata", "read_predicted", "write_maps", "write_metadata"]
 

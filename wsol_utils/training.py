@@ -19,7 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from wsol_utils import checkpoints, distributed, models
-from wsol_utils.loading import QUIET, Loader, enough_memory
+from wsol_utils.bars import QUIET
+from wsol_utils.loading import Loader, enough_memory
 
 SCHEDULES = ("constant", "onecycle", "steps")
 LOOK = 20  # steps between two looks at the loss on a GPU, each of which makes it wait

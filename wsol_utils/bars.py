@@ -1,0 +1,15 @@
+"""Progress bars with rate and remaining time, in JupyterLab and in a terminal; none where TQDM_DISABLE is set."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm.auto import tqdm
+
+QUIET = bool(os.environ.get("TQDM_DISABLE"))  # tqdm's bar in notebooks does not look there itself
+T = TypeVar("T")
+
+
+def watched(things: Iterable[T], total: int, what: str, unit: str = "image") -> Iterator[T]:
+    """The things, one by one, under a bar that appears once they have taken a second and goes when they are done."""
+    return iter(tqdm(things, total=total, desc=what, unit=unit, disable=QUIET, delay=1, leave=False))
