@@ -531,3 +531,16 @@ def test_drawing(pairs, tmp_path):
     assert curve.get_lines()[2].get_xdata() == [located.eta, located.eta]
     own_images.save_drawing(view, located, tmp_path / "drawn.png")
     assert Image.open(tmp_path / "drawn.png").width > 400
+
+
+def test_a_turned_photograph_is_seen_upright(ours, tmp_path):
+    """As a telephone writes it: the file lies on its side, and says so."""
+    network, upright = load_network(checkpoint=str(ours[1])), np.zeros((40, 60, 3), np.uint8)
+    upright[:10, :20] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(upright).save(tmp_path / "upright.png")
+    turned, plain = (look(network, tmp_path / f"{name}.png") for name in ("turned", "upright"))
+    np.testing.assert_array_equal(turned.image, upright)
+    assert locate(turned).box == locate(plain).box

@@ -55,6 +55,8 @@ def pictures(where: str | Path | Sequence[str | Path]) -> list[Path]:
 def look(network: Network, path: str | Path, class_index: int | None = None) -> View:
     """One pass of a network over a picture, resized to the square of its input as in the evaluation.
 
+    The picture is turned as its EXIF orientation says, and boxes are pixels of what one sees.
+
     Args:
         class_index: of the class to look for; None for the one that the network predicts.
 
@@ -65,7 +67,7 @@ def look(network: Network, path: str | Path, class_index: int | None = None) -> 
     if class_index is not None and not 0 <= class_index < classes:
         raise ValueError(f"there is no class {class_index}: {network.name} has {classes} classes, counted from 0")
     try:
-        image = np.array(photographs.decode(Path(path))[1])  # (H, W, 3)
+        image = np.array(photographs.decode(Path(path), upright=True)[1])  # (H, W, 3)
     except DatasetError as error:  # its remedy is for a data set
         problem = f"no picture that can be read ({photographs.cause(error.__cause__)})"
         remedy = "save it again as JPEG or PNG, or leave it out"

@@ -3,15 +3,21 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wsol_utils.layouts import REMEDY, failure
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: Pillow hands EPS to another program
 
 
-def decode(file: Path, listed: str = "", scaled: bool = False) -> tuple[tuple[int, int], Image.Image]:
+def decode(
+    file: Path, listed: str = "", scaled: bool = False, upright: bool = False
+) -> tuple[tuple[int, int], Image.Image]:
     """(width, height) and the image in RGB; `scaled` decodes a JPEG at 1/8 of its size, fast, yet to its end.
+
+    Args:
+        upright: turn the image as its EXIF orientation says, as cameras and viewers do; the annotations of the data
+            sets do not. The size stays that of the file.
 
     Raises:
         DatasetError: it does not decode, or cannot be read.
@@ -25,7 +31,7 @@ def decode(file: Path, listed: str = "", scaled: bool = False) -> tuple[tuple[in
             decoded = eight_bits(image).convert("RGB")
             if scaled and image.format == "JPEG" and _lacks_its_end(file.read_bytes()):
                 raise ValueError("its last part is missing")
-            return size, decoded
+            return size, ImageOps.exif_transpose(decoded) if upright else decoded
     except MemoryError:
         raise  # not the image's fault
     except Exception as error:  # Pillow's decoders raise many kinds

@@ -22,8 +22,18 @@ from wsol_utils.profiles import PRETRAINING
 from wsol_utils.protocols import Protocol
 from wsol_utils.training import Recipe
 
-TRAINING_CODE = ("datasets", "transforms", "loading", "models", "pooling", "training")
-PREDICTION_CODE = ("datasets", "transforms", "loading", "models", "pooling", "cam", "class_maps", "predictions")
+TRAINING_CODE = ("photographs", "datasets", "transforms", "loading", "models", "pooling", "training")
+PREDICTION_CODE = (
+    "photographs",
+    "datasets",
+    "transforms",
+    "loading",
+    "models",
+    "pooling",
+    "cam",
+    "class_maps",
+    "predictions",
+)
 
 
 def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str) -> list[dict[str, float]]:

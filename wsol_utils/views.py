@@ -22,7 +22,7 @@ class View:
     """What a network says about one picture, or a map that came from elsewhere.
 
     Attributes:
-        image: (H, W, 3) uint8, the pixels in RGB as they are in the file: EXIF orientation is not applied.
+        image: (H, W, 3) uint8, in RGB, turned as its EXIF orientation says.
         path: of the file; "" for `view_of`.
         class_index: of the class that the map is of; -1 where it is not known.
         class_name: its name.
