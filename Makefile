@@ -28,7 +28,7 @@ verify: $(INSTALLED)
 	@$(VENV_PYTHON) -m wsol_utils verify "$(RESULTS)"
 
 test: $(INSTALLED)
-	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile tests
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 	$(VENV_PYTHON) -m pytest --nbval notebooks
 
 notebooks: $(INSTALLED)

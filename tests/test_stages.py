@@ -130,7 +130,8 @@ def test_the_fingerprint_tells_runs_apart(config, tmp_path, monkeypatch):
 
 def test_the_fingerprint_tells_the_code_apart(tmp_path, monkeypatch):
     (tmp_path / "wsol_utils").mkdir()
-    for name in ("datasets", "transforms", "loading", "models", "pooling", "training"):
+    assert {"photographs", "datasets", "transforms", "loading", "models", "training"} < set(stages.TRAINING_CODE)
+    for name in stages.TRAINING_CODE:
         (tmp_path / "wsol_utils" / f"{name}.py").write_text("x = 1\n")
     monkeypatch.setattr(stages, "ROOT", tmp_path)
     before = stages.fingerprint(stages.TRAINING_CODE, "a", "b")
