@@ -157,6 +157,14 @@ def test_values_of_the_data_set_go_before_the_profiles_and_the_callers_before_bo
     assert configure("cub", "light", weights="w.safetensors").weights == "w.safetensors"
 
 
+def test_a_pooling_can_have_a_rate_of_its_own():
+    config = configure("cub", "paper", lr=0.5, lr_multiplier="wgap_sum=0.25", head_multiplier="wgap_sum=8")
+    assert config.recipe("gap").lr == 0.5 and config.recipe("wgap_sum").lr == 0.125
+    assert config.recipe("wgap_sum").head_multiplier == 8  # of its own rate
+    with pytest.raises(ValueError, match=r"unknown pooling in lr_multiplier 'wgaq' \(did you mean 'wgap'\?\)"):
+        configure("cub", "paper", lr_multiplier={"wgaq": 3.0})
+
+
 def test_head_multipliers_are_merged():
     usual = configure("cub", "paper").head_multiplier
     config = configure("cub", "paper", head_multiplier={"wgap": "300"})

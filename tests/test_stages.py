@@ -301,6 +301,26 @@ def test_things_are_held_out_where_things_are_evaluated(things, config, monkeypa
     assert seen == [10, 10, 8]
 
 
+# From scratch.
+
+
+def test_from_scratch_keeps_the_convolutions(small_cub):
+    config = small_cub(weights="scratch", evaluate_on="test")
+    table = runs.prepare(config)
+    stages.train(config, table, 0, "gap", stages.starting_weights(config, 0))
+    backbone = config.seed_folder(0) / "gap_backbone.safetensors"
+    assert models.read_metadata(backbone) == {"trained_on": "cub, from scratch"}
+    next_one = stages.network(config, "wgap", 2, False, str(backbone))
+    trained = models.load_into(stages.network(config, "gap", 2, False), runs.checkpoint(config, 0, "gap"))
+    for a, b in zip(trained.backbone.parameters(), next_one.backbone.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_from_scratch_needs_a_train_split(small_cub):
+    with pytest.raises(ValueError, match="no train split: weights='scratch' leave nothing to evaluate"):
+        stages.network(small_cub(), "gap", 2, True, "scratch")
+
+
 # Rates of the head.
 
 
@@ -313,10 +333,9 @@ def small_cub(tmp_path):
 
     def configured(results="results", **values):
         usual = {"backbone": "small_vgg", "image_size": 32, "resize_size": 36, "batch_size": 4, "epochs": 1, "lr": 1e-3}
-        places = {"data_root": str(tmp_path / "cub"), "weights": str(tmp_path / "small.safetensors"), "device": "cpu"}
-        return experiments.configure(
-            "cub", "paper", evaluate_on="validation", results=str(tmp_path / results), **places, **usual | values
-        )
+        usual |= {"data_root": str(tmp_path / "cub"), "weights": str(tmp_path / "small.safetensors"), "device": "cpu"}
+        usual |= {"evaluate_on": "validation", "results": str(tmp_path / results)}
+        return experiments.configure("cub", "paper", **usual | values)
 
     return configured
 
@@ -324,20 +343,28 @@ def small_cub(tmp_path):
 def test_head_rates(small_cub):
     config = small_cub()
     found = stages.head_rates(config, 0, {"gap": [1, 100], "wgap": [1000.0]})
-    assert found[["pooling", "head_multiplier", "n_images"]].to_numpy().tolist() == [
-        ["gap", 1, 2], ["gap", 100, 2], ["wgap", 1000, 2],
+    assert found[["pooling", "lr_multiplier", "head_multiplier", "n_images"]].to_numpy().tolist() == [
+        ["gap", 1, 1, 2], ["gap", 1, 100, 2], ["wgap", 1, 1000, 2],
     ]  # fmt: skip
     held = datasets.hold_out(datasets.read_cub(config.root)).query("split == 'test'")
     images = datasets.ImageDataset(held, config.root, datasets.test_transform(32))
     images, labels, _ = datasets.collate([images[i] for i in range(2)])
-    for pooling, rate, loss, accuracy in found.drop(columns="n_images").itertuples(index=False):
-        file = config.seed_folder(0) / "head_rates" / f"{pooling}_{rate:g}.safetensors"
+    for pooling, lr, rate, loss, accuracy in found.drop(columns="n_images").itertuples(index=False):
+        file = config.seed_folder(0) / "head_rates" / f"{pooling}_{lr:g}_{rate:g}.safetensors"
         model = models.load_into(models.build("small_vgg", 2, pooling), file).eval()
         with torch.inference_mode():
             logits = model(images).logits
         assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-3)
         assert accuracy == 100 * (logits.argmax(dim=1) == labels).double().mean()
     assert found["loss"].nunique() == 3  # the rates were used
+
+
+def test_each_head_rate_is_tried_with_each_rate_of_the_network(small_cub):
+    found = stages.head_rates(small_cub(), 0, {"gap": [1, 8]}, multipliers=[1, 0.125])
+    assert found[["lr_multiplier", "head_multiplier"]].to_numpy().tolist() == [[1, 1], [1, 8], [0.125, 1], [0.125, 8]]
+    assert found["loss"].nunique() == 4
+    slower = stages.head_rates(small_cub("slower", lr=1.25e-4), 0, {"gap": [8]})  # the same by another word
+    assert slower["loss"].item() == found["loss"].iloc[3]
 
 
 def test_head_rates_look_at_no_test_image_and_at_no_box(small_cub):
@@ -367,7 +394,7 @@ def test_head_rates_are_not_chosen_on_the_test_split(small_cub):
 def test_a_rate_that_diverges_has_no_figure(small_cub, values, rate):
     """While it trains; in the very last step; or to logits that float16 cannot hold."""
     found = stages.head_rates(small_cub(**values), 0, {"gap": [rate]})
-    assert list(found.columns) == ["pooling", "head_multiplier", "n_images", "loss", "top1_cls"]
+    assert list(found.columns) == ["pooling", "lr_multiplier", "head_multiplier", "n_images", "loss", "top1_cls"]
     assert found["n_images"].tolist() == [2] and found[["loss", "top1_cls"]].isna().all(axis=None)
 
 

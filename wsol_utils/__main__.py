@@ -114,12 +114,13 @@ def predict(**values: Any) -> None:
 @click.argument("dataset")
 @click.option("--profile", default="sample", show_default=True)
 @click.option("--rates", multiple=True, required=True, help="values to try, as wgap=50,200,800; for each pooling")
+@click.option("--multipliers", default="1", show_default=True, help="of the network's rate, to try each of them with")
 @click.option("--data-root", default="", help="folder of the data set's own files")
 @click.option("--weights", default="", help="safetensors file to start from")
 @click.option("--epochs", default="", help="of each try, if not the profile's own number")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--results", default="results", show_default=True)
-def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], seed: int, **values: str) -> None:
+def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], multipliers: str, seed: int, **values: str) -> None:
     """Try several rates of the head for each pooling on a validation part of DATASET's train split."""
     import torch
 
@@ -127,13 +128,16 @@ def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], seed: int, **
 
     try:
         tried = {name: [float(x) for x in listed.split(",")] for name, listed in (rate.split("=") for rate in rates)}
+        factors = [float(x) for x in multipliers.split(",")]
     except ValueError as error:
-        raise click.ClickException(f"{error}: give --rates as wgap=50,200,800, once for each pooling") from error
+        raise click.ClickException(
+            f"{error}: give --rates as wgap=50,200,800, once for each pooling, and --multipliers as 1,0.1"
+        ) from error
     try:
         config = experiments.configure(dataset, profile, evaluate_on="validation", poolings=list(tried), **values)
         if config.threads:
             torch.set_num_threads(config.threads)
-        found = stages.head_rates(config, seed, tried)
+        found = stages.head_rates(config, seed, tried, factors)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     runs.write_csv(found, config.folder / "head_rates.csv")

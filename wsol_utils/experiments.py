@@ -39,7 +39,8 @@ class Config:
         dataset, profile: the row of `DATASETS`.
         layout: the data set's layout on disk, one of `datasets.READERS`.
         data_root: folder of the data set's own files; a relative path starts at the repository's root.
-        weights: "imagenet" (torchvision downloads them), a safetensors file, or "" for the sample's own.
+        weights: "imagenet" (torchvision downloads them), a safetensors file, "scratch" (random ones; the trained
+            convolutions are kept in <pooling>_backbone.safetensors), or "" for the sample's own.
         backbone, poolings, temperature: of `models` and `pooling`.
         recombinations, rules: what notebooks 03 and 04 compare.
         features: what maps are made of: "plain" (P), "weighted" (S⊙P) or "unrectified" (P before its ReLU).
@@ -49,7 +50,8 @@ class Config:
         image_size, resize_size: pixels of the square input, and of the frame that it is cropped from in training.
         prediction_batch_size: images that are predicted at a time.
         padding: a grey margin around that frame, in pixels, that the crop may reach into.
-        head_multiplier: the head's rate as a multiple of `lr`, for each pooling; one that is not named takes GAP's.
+        lr_multiplier: the network's rate as a multiple of `lr`, for each pooling; 1 for one that is not named.
+        head_multiplier: the head's rate as a multiple of that, for each pooling; one that is not named takes GAP's.
         on_bad_image: "stop" at a photograph that is missing or does not decode, or "skip" it: it is listed in
             skipped.csv, and counted in n_skipped if it is of the evaluated split.
         evaluate_on: "test", or "validation" for a fifth of the train split, which is then not trained on.
@@ -81,6 +83,7 @@ class Config:
     schedule: str
     weight_decay: float
     head_multiplier: dict[str, float] = field(hash=False)
+    lr_multiplier: dict[str, float] = field(default_factory=dict, hash=False)
     prediction_batch_size: int = 64
     padding: int = 0
     weights: str = ""
@@ -136,7 +139,8 @@ class Config:
     def recipe(self, name: str) -> Recipe:
         """How this run fine-tunes with the pooling of that name."""
         return Recipe(
-            self.epochs, self.batch_size, self.lr, self.head_multiplier.get(name, self.head_multiplier["gap"]),
+            self.epochs, self.batch_size, self.lr * self.lr_multiplier.get(name, 1.0),
+            self.head_multiplier.get(name, self.head_multiplier["gap"]),
             self.weight_decay, self.optimizer, self.schedule,
         )  # fmt: skip
 
@@ -190,10 +194,11 @@ def configure(dataset: str = "birds", profile: str = "sample", **values: Any) ->
             raise ValueError(f"unknown parameter {name!r}{_hint(name, names)}; there are {', '.join(names)}")
     row = {"dataset": dataset, "profile": profile} | PROFILES[profile] | own[dataset]
     given = {name: _typed(name, value) for name, value in values.items() if value not in ("", [], ())}
-    for name in given.get("head_multiplier", {}):
-        _one_of("pooling in head_multiplier", name, pooling.POOLINGS)
-    multiplier = row["head_multiplier"] | given.pop("head_multiplier", {})
-    config = Config(**row | given | {"head_multiplier": multiplier})
+    for multiplier in ("lr_multiplier", "head_multiplier"):
+        for name in given.get(multiplier, {}):
+            _one_of(f"pooling in {multiplier}", name, pooling.POOLINGS)
+        given[multiplier] = row.get(multiplier, {}) | given.get(multiplier, {})
+    config = Config(**row | given)
     _one_of("backbone", config.backbone, models.BACKBONES)
     _one_of("layout", config.layout, datasets.READERS)
     _one_of("evaluate_on", config.evaluate_on, ("test", "validation"))

@@ -189,9 +189,16 @@ def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
         temporary.write_bytes(as_bytes({key: value.contiguous() for key, value in tensors.items()}, header))
 
 
-def save_features(model: nn.Module, path: Path) -> None:
-    """Write the convolutions alone in torchvision's keys ("features.…"): weights for `build` to start from."""
-    save(nn.ModuleDict({"features": model.get_submodule("backbone")}), path, {})
+def save_backbone(model: nn.Module, backbone: str, path: Path, trained_on: str) -> None:
+    """Write the convolutions alone in torchvision's keys: weights for `build` to start from. Not conv6's.
+
+    Args:
+        backbone: the name that the model was built with.
+        trained_on: for the file's header.
+    """
+    prefixes, state = _backbone(backbone).prefixes, model.get_submodule("backbone").state_dict()
+    named = {prefixes[0] + key if key[0].isdigit() else key: value for key, value in state.items()}
+    write({k: v for k, v in named.items() if k.startswith(prefixes)}, path, {"trained_on": trained_on})
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -53,6 +53,9 @@ def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str)
     about = description(config, table, name, len(cast(torch.Tensor, model.class_weights)))
     if not rows.empty:
         history = finetune(config, model, rows, config.recipe(name), path, seed, start, about)
+        if start == "scratch" and distributed.rank() == 0:
+            backbone = path.with_name(f"{name}_backbone.safetensors")
+            models.save_backbone(model, config.backbone, backbone, f"{config.dataset}, from scratch")
         return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
     if distributed.rank() == 0:
         models.save(model, path, {}, about | {"own_head": True})
@@ -117,9 +120,16 @@ def predict_test(
 def network(config: Config, name: str, classes: int, own_head: bool, weights: str | None = None) -> torch.nn.Module:
     """The network of one pooling: with a new head, or as it stands where the data set has no train split.
 
+    Args:
+        weights: from `starting_weights`; None, too, leaves them random.
+
     Raises:
         ValueError: if it should classify as it stands a data set whose classes are not ImageNet's.
     """
+    if weights == "scratch":
+        if own_head:
+            raise ValueError(f"{config.dataset} has no train split: weights='scratch' leave nothing to evaluate")
+        weights = None
     if not own_head:
         return models.build(config.backbone, classes, pooling.build(name, config.temperature), weights)
     mapping = config.root / "LOC_synset_mapping.txt"
@@ -133,13 +143,13 @@ def network(config: Config, name: str, classes: int, own_head: bool, weights: st
 
 
 def starting_weights(config: Config, seed: int) -> str:
-    """The weights that fine-tuning starts from: "imagenet", a safetensors file, or the sample's own.
+    """The weights that training starts from: "imagenet", a safetensors file, "scratch", or the sample's own.
 
     The sample's small VGG is trained on `things` from scratch, once for each seed, as the paper's
     VGG was on ILSVRC; its convolutions are kept in RESULTS/sample/things/seed<k>/backbone.safetensors.
     """
     if config.weights:
-        return config.weights if config.weights == "imagenet" else str(absolute(config.weights))
+        return config.weights if config.weights in ("imagenet", "scratch") else str(absolute(config.weights))
     held_out = config.evaluate_on if config.dataset == "things" else "test"
     things = configure(
         "things", "sample", results=config.results, device=config.device, threads=config.threads, evaluate_on=held_out,
@@ -151,7 +161,7 @@ def starting_weights(config: Config, seed: int) -> str:
     model = network(things, "gap", table["label"].nunique(), own_head=False)
     finetune(things, model, table, PRETRAINING, folder / "pretraining.safetensors", seed, "scratch")
     if distributed.rank() == 0:
-        models.save_features(model, folder / "backbone.safetensors")
+        models.save_backbone(model, things.backbone, folder / "backbone.safetensors", "things")
     distributed.wait()
     return str(folder / "backbone.safetensors")
 
@@ -212,18 +222,21 @@ def _with_sizes(config: Config, rows: pd.DataFrame) -> str:
     return rows.assign(size=sizes).to_csv()
 
 
-def head_rates(config: Config, seed: int, rates: Mapping[str, Sequence[float]]) -> pd.DataFrame:
-    """Train each pooling with several rates of its head, judged by accuracy on a validation part of the train split.
+def head_rates(
+    config: Config, seed: int, rates: Mapping[str, Sequence[float]], multipliers: Sequence[float] = (1.0,)
+) -> pd.DataFrame:
+    """Train each pooling at several rates, judged by accuracy on a validation part of the train split.
 
     No box's place is looked at, and no test image.
 
     Args:
         config: with `evaluate_on="validation"`.
         rates: values of `head_multiplier` to try for each pooling.
+        multipliers: values of `lr_multiplier` to try each of them with.
 
     Returns:
-        Columns pooling, head_multiplier, n_images, loss and top1_cls (percent) on the validation part; NaN where
-        the training diverged.
+        Columns pooling, lr_multiplier, head_multiplier, n_images, loss and top1_cls (percent) on the validation
+        part; NaN where the training diverged.
 
     Raises:
         ValueError: if the configuration would judge them on the test split.
@@ -233,12 +246,13 @@ def head_rates(config: Config, seed: int, rates: Mapping[str, Sequence[float]]) 
     table = datasets.READERS[config.layout](config.root)
     train, n_images = runs.split(config, table, "train"), len(runs.split(config, table, "test"))
     classes, start, rows = int(table["label"].max()) + 1, starting_weights(config, seed), []
-    for name, rate in ((name, rate) for name, values in rates.items() for rate in values):
-        tried = replace(config, head_multiplier={**config.head_multiplier, name: rate})
+    tries = [(name, lr, head) for name, values in rates.items() for lr in multipliers for head in values]
+    for name, lr, head in tries:
+        tried = replace(config, lr_multiplier={name: lr}, head_multiplier={**config.head_multiplier, name: head})
         torch.manual_seed(seed)
         model = network(tried, name, classes, False, start)
-        checkpoint = config.seed_folder(seed) / "head_rates" / f"{name}_{rate:g}.safetensors"
-        row = {"pooling": name, "head_multiplier": rate, "n_images": n_images}
+        checkpoint = config.seed_folder(seed) / "head_rates" / f"{name}_{lr:g}_{head:g}.safetensors"
+        row = {"pooling": name, "lr_multiplier": lr, "head_multiplier": head, "n_images": n_images}
         with suppress(FloatingPointError):
             finetune(tried, model, train, tried.recipe(name), checkpoint, seed, start)
             found = predict_test(config, model, table, config.conventions)
@@ -246,7 +260,8 @@ def head_rates(config: Config, seed: int, rates: Mapping[str, Sequence[float]]) 
             loss = torch.nn.functional.cross_entropy(logits, labels).item()
             row |= {"loss": loss, "top1_cls": 100 * float((found.predicted == found.label).mean())}
         rows.append(row)
-    return pd.DataFrame(rows, columns=["pooling", "head_multiplier", "n_images", "loss", "top1_cls"])
+    columns = ["pooling", "lr_multiplier", "head_multiplier", "n_images", "loss", "top1_cls"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def fingerprint(code: Sequence[str], *parts: object) -> str:
