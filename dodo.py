@@ -19,14 +19,14 @@ ROAD = {  # notebook -> what it writes for a data set; * for each pooling
     "01_dataset_preparation": ["annotations.csv", "skipped.csv"],
     "02_finetune_wgap": ["seed{seed}/networks.csv", "seed{seed}/history.csv", "seed{seed}/*.safetensors"],
     "03_cam_recombination": [
-        "seed{seed}/recombination.csv", "seed{seed}/predictions_*.npz", "seed{seed}/channels.csv",
-        "seed{seed}/features.csv",
+        "seed{seed}/recombination.csv", "seed{seed}/recombination.npz", "seed{seed}/predictions_*.npz",
+        "seed{seed}/channels.csv", "seed{seed}/features.csv",
     ],
     "04_threshold_selection": [
-        "seed{seed}/thresholds.csv", "seed{seed}/failures.csv", "seed{seed}/levels.csv", "seed{seed}/conventions.csv",
-        "seed{seed}/protocols.csv", "seed{seed}/max_box_acc.csv",
+        "seed{seed}/thresholds.csv", "seed{seed}/thresholds.npz", "seed{seed}/failures.csv", "seed{seed}/levels.csv",
+        "seed{seed}/conventions.csv", "seed{seed}/protocols.csv", "seed{seed}/max_box_acc.csv",
     ],
-    "05_tables": ["metrics.csv", "table.csv", "table.md", "seeds.csv", "differences.csv"],
+    "05_tables": ["metrics.csv", "table.csv", "table.md", "seeds.csv", "differences.csv", "contributions.csv"],
     "06_figures": ["fig2.png", "fig3.png", "fig4.png"],
 }  # fmt: skip
 INDEX_FILES = ("images.txt", "LOC_val_solution.csv", "wnids.txt")  # of the data set's own folder

@@ -37,7 +37,16 @@ def finished(tmp_path, monkeypatch):
             table = pd.DataFrame({"map": ["M_p"], "inside box": [10.123456 * seed], "seed": [seed]})
             runs.write_csv(table, run / f"seed{seed}" / "channels.csv")
         runs.write_csv(pd.DataFrame([measured(3, 60.0), measured(5, 70.0)]), run / "metrics.csv")
-        for name in ("seeds.csv", "differences.csv", "table.csv", "table.md", "fig2.png", "fig3.png", "fig4.png"):
+        for name in (
+            "seeds.csv",
+            "differences.csv",
+            "contributions.csv",
+            "table.csv",
+            "table.md",
+            "fig2.png",
+            "fig3.png",
+            "fig4.png",
+        ):
             (run / name).write_text(f"{profile} {name}")
         return run
 
@@ -49,7 +58,7 @@ def test_a_run_on_photographs_is_kept_without_its_pictures(finished, tmp_path):
     assert result.exit_code == 0, result.output
     kept = tmp_path / "kept" / "light" / "cub"
     names = {path.name for path in kept.iterdir()}
-    assert names == {"metrics.csv", "seeds.csv", "differences.csv", "table.csv", "table.md", "channels.csv"}
+    assert names == {*keeping.TABLES, "channels.csv"}
     channels = pd.read_csv(kept / "channels.csv")
     assert channels["seed"].tolist() == [3, 5] and channels["inside box"].tolist() == [30.3704, 50.6173]
     assert (kept / "table.md").read_text() == "light table.md"

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from wsol_utils import metrics
 
@@ -372,8 +373,30 @@ def test_paired_interval_of_equal_differences_is_a_point():
     assert metrics.paired_interval([1.5, 1.5, 1.5]) == (1.5, 1.5)
 
 
+def test_paired_interval_over_images_and_seeds_by_hand():
+    gains = np.array([[0.0, 2.0, 1.0, 5.0], [2.0, 0.0, 3.0, 3.0]])
+    # seeds' means 2 and 2: nothing; images' means 1, 1, 2, 4: variance 2, over 4; three degrees of freedom: t = 3.182
+    assert metrics.paired_interval(gains) == pytest.approx((2 - 3.182446 * 0.5**0.5, 2 + 3.182446 * 0.5**0.5))
+    assert metrics.paired_interval(gains[:1]) == pytest.approx(metrics.paired_interval(gains[0]))  # images alone
+    # seeds' means 2 and 6: variance 8, over 2; freedom (4 + 1/2)² / (4² / 1 + (1/2)² / 3)
+    freedom, variance = 4.5**2 / (16 + 0.25 / 3), 4.5
+    reach = stats.t.ppf(0.975, freedom) * variance**0.5
+    gains[1] += 4
+    assert metrics.paired_interval(gains) == pytest.approx((4 - reach, 4 + reach))
+
+
+def test_paired_interval_holds_the_truth_as_often_as_it_says():
+    """Three trainings, judged on the same 200 images: both make a difference, and so does chance."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        seeds, images = rng.normal(0, 3, (3, 1)), rng.normal(0, 40, (1, 200))
+        low, high = metrics.paired_interval(5 + seeds + images + rng.normal(0, 30, (3, 200)))
+        held += low <= 5 <= high
+    assert 0.93 <= held / 400 <= 0.995
+
+
 @pytest.mark.filterwarnings("error")  # not by dividing by zero
-@pytest.mark.parametrize("differences", [[], [3.0], np.zeros(0), torch.ones(1)])
+@pytest.mark.parametrize("differences", [[], [3.0], np.zeros(0), torch.ones(1), np.ones((1, 1)), np.zeros((2, 0))])
 def test_paired_interval_needs_two_differences(differences):
     low, high = metrics.paired_interval(differences)
     assert np.isnan(low) and np.isnan(high)

@@ -112,7 +112,7 @@ def test_the_table_tells_the_conventions(run):
     else:
         assert len(measured) == 10
         words = f"protocol {name}, normalization minmax, interpolation bicubic, component contour"
-        assert set(measured["measured_on"]) == {f"cub (paper), small_vgg, 4 images, {words}"}
+        assert set(measured["measured_on"]) == {f"cub (paper), small_vgg from small, 4 images, {words}"}
         assert words in (folder / "table.md").read_text(encoding="utf-8")
 
 

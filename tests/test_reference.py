@@ -106,22 +106,42 @@ def test_the_readme_shows_the_reference_as_it_stands():
 
 def test_a_step_with_and_without_an_interval(monkeypatch):
     row = {"step": "threshold", "pooling": "wgap", "recombination": "absolute", "figure": "gt_known"}
-    row["threshold_rule"] = "fixed → first_above_mean"
-    numbers = {"difference": -12.66, "low": -31.0, "high": 5.04}
-    found = {"sample": 3, "light": 1}
+    row |= {"threshold_rule": "fixed → first_above_mean", "from": 70.0, "to": 57.34, "difference": -12.66}
+    other = row | {"pooling": "wgap_sum", "difference": 3.0, "low": 1.0, "high": 5.0}
+    found = {
+        ("sample", "birds"): [row | {"low": -31.0, "high": 5.04}],
+        ("light", "cub"): [row | {"low": -31.0, "high": -0.5}, other],
+        ("light", "ilsvrc"): [row],
+    }
+    columns = [
+        "step",
+        "pooling",
+        "recombination",
+        "threshold_rule",
+        "figure",
+        "from",
+        "to",
+        "difference",
+        "low",
+        "high",
+    ]
     monkeypatch.setattr(
-        reference, "read", lambda profile, *_: pd.DataFrame([row | numbers | {"n_seeds": found[profile]}])
-        if profile in found else pd.DataFrame(),
-    )  # fmt: skip
-    text = reference.steps()
-    assert "| threshold, after both " in text and "−12.7 [−31.0, +5.0] " in text and "| −12.7 " in text
-    assert "Table 1" not in text  # the paper gives no steps
+        reference, "read", lambda profile, dataset, _: pd.DataFrame(found.get((profile, dataset), []), columns=columns)
+    )
+    header, _, *lines = reference.steps().splitlines()
+    assert [cell.strip() for cell in header.split("|")[2:-1]] == [
+        "CUB, 20 classes", "CUB, 20 classes, WGAP (sum)", "ILSVRC, 800 photographs", "birds (sample)",
+    ]  # fmt: skip
+    (cells,) = [line.split("|")[2:-1] for line in lines if line.startswith("| threshold, on top of the others ")]
+    assert [cell.strip() for cell in cells] == [
+        "**−12.7 [−31.0, −0.5]**", "**+3.0 [+1.0, +5.0]**", "−12.7", "−12.7 [−31.0, +5.0]",
+    ]  # fmt: skip
 
 
 def test_what_was_not_run_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(reference, "folder", lambda profile, dataset: tmp_path)
     text = reference.overview()
-    assert text.count("not run") == 4 * len(reference.tables.STEPS)
+    assert text.count("not run") == 5 * len(reference.tables.STEPS)
     assert "82.32" in text and "65.4" in text  # the paper's two figures for its own method
 
 

@@ -107,7 +107,7 @@ def test_tables_stand_in_the_report_cell_by_cell(profile):
     assert "Printed in the paper: all of CUB-200-2011" in page.text
     assert "Measured in this run: birds (sample), small_vgg, 300 images" in page.text
     assert "GT-known 75.4 is VGG-ADL's cell in Table 1 too" in page.text, "a doubt below Table 2"
-    assert "+37.7" in page.text and "all three, as the paper prints it" in page.text, "contributions"
+    assert "37.7" in page.text and "all three, as the paper prints it" in page.text, "contributions"
     assert [name["id"] for name in page.all("h2") if "id" in name] == ["birds", "things"], "neither begun nor cub"
 
 

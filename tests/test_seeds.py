@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from wsol_utils import metrics as of_metrics
 from wsol_utils import seeds
 
 T2, T1 = 4.302652729911275, 12.706204736432095  # 97.5 % quantile of Student's t, 2 and 1 degrees of freedom
@@ -96,6 +98,7 @@ def test_seeds_of_one_end_are_left_out_and_counted():
     ])  # fmt: skip
     table = seeds.paired_differences(metrics, figures=["gt_known"])
     assert set(table["step"]) == {"recombination", "negative channels added"}
+    assert table["n_images"].tolist() == [0, 0]
     row = only(table, "recombination")
     assert (row["n_seeds"], row["left_out"]) == (2, 3)  # 0, 3 and 4
     assert (row["from"], row["to"], row["difference"]) == (25, 33, 8)
@@ -109,21 +112,24 @@ def test_seeds_of_one_end_are_left_out_and_counted():
 def test_every_step_of_the_paper_wherever_both_ends_are():
     grid = [
         runs(pooling, recombination, rule, [value, value + 2])
-        for pooling, a in (("gap", 10), ("wgap", 20), ("tap", 15))
+        for pooling, a in (("gap", 10), ("wgap", 20), ("wgap_sum", 30), ("tap", 15))
         for recombination, b in (("signed", 1.0), ("positive", 3.0), ("absolute", 7.0))
         for rule, value in (("fixed", a + b), ("first_above_mean", a + 4 * b), ("oracle", 90.0))
     ]
     table = seeds.paired_differences(pd.concat(grid), figures=["gt_known"])
     assert table["step"].value_counts().to_dict() == {
-        "WGAP": 9,  # recombinations × rules
-        "recombination": 9, "negative channels left out": 9, "negative channels added": 9,  # poolings × rules
-        "threshold": 9,  # poolings × recombinations
-        "all three": 1,
+        "WGAP": 9, "WGAP (sum)": 9,  # recombinations × rules
+        "recombination": 12, "negative channels left out": 12, "negative channels added": 12,  # poolings × rules
+        "threshold": 12, "oracle instead": 12,  # poolings × recombinations
+        "WGAP + recombination": 3, "WGAP (sum) + recombination": 3,  # rules
+        "WGAP + threshold": 3, "WGAP (sum) + threshold": 3,  # recombinations
+        "recombination + threshold": 4,  # poolings
+        "WGAP + recombination + threshold": 1, "WGAP (sum) + recombination + threshold": 1,
     }  # fmt: skip
     assert set(table["n_seeds"]) == {2} and set(table["left_out"]) == {0} and set(table["std"]) == {0}
     threshold = table[table["step"] == "threshold"].set_index(["pooling", "recombination"])["difference"]
     assert threshold["gap", "signed"] == 3 and threshold["tap", "absolute"] == 21  # 3 b
-    row = only(table, "all three")
+    row = only(table, "WGAP + recombination + threshold")
     assert (row["from"], row["to"]) == (12, 49)  # 10 + 1 + 1, 20 + 28 + 1
     arrows = ("gap → wgap", "signed → absolute", "fixed → first_above_mean")
     assert (row["pooling"], row["recombination"], row["threshold_rule"]) == arrows
@@ -145,6 +151,7 @@ def test_only_what_is_otherwise_the_same_is_paired():
         ["WGAP", 1.0, "paper", 1], ["WGAP", 0.5, "paper", 2],  # GAP beside each temperature
         ["WGAP", 1.0, "other", 3],
         ["threshold", 0.5, "paper", 2],
+        ["WGAP + threshold", 0.5, "paper", 4],
     ]  # fmt: skip
 
 
@@ -162,6 +169,25 @@ def test_steps_of_ones_own():
     assert table["temperature"].tolist() == [1, 2, "1.0 → 2.0", "1.0 → 2.0"]
     with pytest.raises(ValueError, match="a step changes poolng, but the columns are dataset"):
         seeds.paired_differences(metrics, {"typo": {"poolng": ("gap", "wgap")}})
+
+
+def test_differences_are_paired_by_image_where_images_are_known():
+    found = [
+        runs("wgap", "signed", "fixed", [50.0, 75.0]),
+        runs("gap", "signed", "fixed", [25.0, 50.0]).iloc[::-1],  # seeds 1, 0: pairs follow the seed, not the order
+    ]
+    metrics = pd.concat(found, ignore_index=True)
+    met = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 0, 0]], dtype=bool)  # a row each
+    table = seeds.paired_differences(metrics, figures=["gt_known"], outcomes={"gt_known": met})
+    row = only(table, "WGAP")
+    assert (row["n_seeds"], row["n_images"], row["difference"], row["std"]) == (2, 4, 25, 0)
+    gains = np.array([[0, 100, 0, 0], [0, 100, 0, 0]])
+    assert (row["low"], row["high"]) == pytest.approx(of_metrics.paired_interval(gains))
+    one = seeds.paired_differences(
+        metrics[metrics["seed"] == 0], outcomes={"gt_known": met[[0, 3]]}, figures=["gt_known"]
+    )
+    row = only(one, "WGAP")
+    assert row["n_seeds"] == 1 and row["low"] < 25 < row["high"]  # over the images alone
 
 
 def test_nothing_measured_at_both_ends():

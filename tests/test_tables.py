@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from wsol_utils import experiments, runs, tables
+from wsol_utils import experiments, runs, seeds, tables
 
 # Zhang et al., Tables 1 (CUB-200-2011) and 2 (ILSVRC), cell by cell.
 PRINTED = {
@@ -326,12 +326,12 @@ def test_usual_conventions_are_those_of_a_run_that_overrides_nothing(tmp_path):
     runs.write_csv(left_out[:0], config.folder / "skipped.csv")
     row = runs.described(config, FOUR.assign(threshold=0.2, threshold_sd=0.0, uses_ground_truth=False, p_value=1.0))
     assert set(tables.USUAL) <= set(row.columns) and set(experiments.CONVENTIONS) < set(tables.USUAL)
-    assert set(tables.measured(row)["measured_on"]) == {"cub (paper), vgg16, 300 images"}
+    assert set(tables.measured(row)["measured_on"]) == {"cub (paper), vgg16 from imagenet, 300 images"}
     runs.write_csv(left_out, config.folder / "skipped.csv")
     odd = runs.described(experiments.replace(config, protocol="rethinkingcam", features="weighted"), row)
     assert set(tables.measured(odd)["measured_on"]) == {
-        "cub (paper), vgg16, 300 images, features weighted, protocol rethinkingcam, normalization minmax, "
-        "interpolation bicubic, component contour, n_skipped 2"
+        "cub (paper), vgg16 from imagenet, 300 images, features weighted, protocol rethinkingcam, "
+        "normalization minmax, interpolation bicubic, component contour, n_skipped 2"
     }
 
 
@@ -374,13 +374,16 @@ def test_combined_has_the_published_rows_first():
 
 
 def test_contributions_by_hand():
-    table = tables.contributions("birds", FOUR).set_index("step")
-    assert table.loc["WGAP"].tolist() == [40, 45.5, 5.5]
-    assert table.loc["recombination, after WGAP"].tolist() == [45.5, 60.2, 14.8]  # 60.25 - 45.5 = 14.75
-    assert table.loc["threshold, after both"].tolist() == [60.2, 70, 9.8]
-    assert table.loc["all three"].tolist() == [40, 70, 30]
-    assert table.loc["all three, as the paper prints it"].tolist() == [55.1, 82.32, 27.22]
+    table = tables.contributions("birds", seeds.paired_differences(FOUR)).set_index("step")
+    points = ["from", "to", "points"]
+    assert table.loc["WGAP alone", points].tolist() == [40, 45.5, 5.5]
+    assert table.loc["WGAP + recombination", points].tolist() == [40, 60.25, 20.25]
+    assert table.loc["threshold, on top of the others", points].tolist() == [60.25, 70, 9.75]
+    assert table.loc["all three", points].tolist() == [40, 70, 30]
+    assert table.loc["all three, as the paper prints it", points].tolist() == [55.1, 82.32, 27.22]
     assert len(table) == 5  # the others were not measured
+    printed = tables.contributions("birds", seeds.paired_differences(FOUR), figure="top1_loc").set_index("step")
+    assert printed.loc["all three, as the paper prints it", points].tolist() == [33.95, 61.85, 27.9]
 
 
 def test_contributions_of_other_steps_and_seeds():
@@ -392,14 +395,45 @@ def test_contributions_of_other_steps_and_seeds():
         ("gap", "signed", "first_above_mean", 1, 30.0),
         ("wgap", "positive", "fixed", 0, 61.0),
         ("wgap", "absolute", "fixed", 0, 60.0),
+        ("wgap_sum", "signed", "fixed", 0, 47.0),
+        ("wgap_sum", "absolute", "fixed", 0, 58.0),
+        ("wgap_sum", "positive", "fixed", 0, 60.5),
     )
-    table = tables.contributions("ilsvrc", more).set_index("step")
-    assert table.loc["recombination alone"].tolist() == [42, 50.5, 8.5]  # means over two seeds
-    assert table.loc["threshold alone"].tolist() == [44, 30, -14]  # the seed that both have
-    assert table.loc["negative channels added rather than left out"].tolist() == [61, 60, -1]
-    assert table.loc["all three, as the paper prints it"].tolist() == [59.0, 65.4, 6.4]
-    assert len(table) == 4
-    assert tables.contributions("tiny_imagenet", more)["step"].tolist() == list(table.index[:3])
+    differences = seeds.paired_differences(more)
+    table, points = tables.contributions("ilsvrc", differences).set_index("step"), ["from", "to", "points"]
+    assert table.loc["recombination alone", points].tolist() == [42, 50.5, 8.5]  # means over two seeds
+    assert table.loc["recombination alone", "low"] < 8.5 < table.loc["recombination alone", "high"]
+    assert table.loc["threshold alone", points].tolist() == [44, 30, -14]  # the seed that both have
+    assert table.loc["negative channels added, not left out; WGAP, fixed", points].tolist() == [61, 60, -1]
+    assert table.loc["WGAP + recombination", points].tolist() == [40, 60, 20]
+    assert table.loc["all three, as the paper prints it", points].tolist() == [59.0, 65.4, 6.4]
+    assert len(table) == 5
+    assert tables.contributions("tiny_imagenet", differences)["step"].tolist() == list(table.index[:-1])
+    other = tables.contributions("tiny_imagenet", differences, "wgap_sum").set_index("step")
+    assert other.loc["WGAP alone", points].tolist() == [40, 47, 7]
+    assert other.loc["recombination alone", points].tolist() == [42, 50.5, 8.5]  # of GAP: the same
+    assert other.loc["negative channels added, not left out; WGAP, fixed", points].tolist() == [60.5, 58, -2.5]
+
+
+def test_all_contributions_has_the_forms_of_wgap_that_were_measured():
+    table = tables.all_contributions(seeds.paired_differences(FOUR))
+    assert list(table.columns) == ["form", "figure", "step", "from", "to", "points", "low", "high"]
+    assert table[["form", "figure"]].drop_duplicates().to_numpy().tolist() == [
+        ["wgap", "gt_known"],
+        ["wgap", "top1_loc"],
+    ]
+    as_it_stands = rows(("gap", "signed", "fixed", 0, 40.0), ("gap", "absolute", "fixed", 0, 50.0))
+    table = tables.all_contributions(seeds.paired_differences(as_it_stands))
+    assert table["step"].tolist() == ["recombination alone"] * 2
+
+
+def test_where_weights_came_from_stands_in_the_table():
+    (row,) = tables.measured(
+        rows(("gap", "signed", "fixed", 0, 40.0)).assign(weights="tiny_imagenet, from scratch")
+    ).to_dict("records")
+    assert "small_vgg from tiny_imagenet, from scratch, 300 images" in row["measured_on"]
+    (row,) = tables.measured(rows(("gap", "signed", "fixed", 0, 40.0)).assign(weights="things")).to_dict("records")
+    assert "small_vgg, 300 images" in row["measured_on"]  # the sample's own
 
 
 @pytest.mark.parametrize(

@@ -213,11 +213,11 @@ def test_many_differences_are_counted(run):
     assert len(found) == 6 and found[-1] == "… and 15 more of this table"
 
 
-@pytest.mark.parametrize("name", ["seeds.csv", "differences.csv"])
+@pytest.mark.parametrize("name", ["seeds.csv", "differences.csv", "contributions.csv"])
 def test_a_table_made_of_metrics(run, name):
     table = pd.read_csv(run / name)
-    column = "gt_known_mean" if name == "seeds.csv" else "difference"
-    table.loc[0, column] += 0.5
+    column = {"seeds.csv": "gt_known_mean", "differences.csv": "left_out", "contributions.csv": "points"}[name]
+    table.loc[0, column] += 1
     change(run, name, table.to_csv(index=False))
     [found] = lines(run)
     assert found.startswith(f"{name}: {column} of ") and "computed again" in found

@@ -172,9 +172,10 @@ def rows(predictions: Predictions, found: dict[str, tuple[np.ndarray, np.ndarray
 
     Returns:
         threshold_rule, threshold and threshold_sd (mean and deviation of those chosen), uses_ground_truth, what
-        `row` gives, and `p_value`: McNemar's against `fixed`, empty without it.
+        `row` gives, `p_value`: McNemar's against `fixed`, empty without it, and of each image, (N,), `iou` and
+        `class_is_right`.
     """
-    listed = []
+    listed, right = [], np.asarray(predictions.predicted == predictions.label)
     for rule, (eta, overlap) in found.items():
         figures = {"threshold_rule": rule, "threshold": float(eta.mean()), "threshold_sd": float(eta.std())}
         figures["uses_ground_truth"] = rule in ("best_fixed", "oracle")
@@ -182,6 +183,7 @@ def rows(predictions: Predictions, found: dict[str, tuple[np.ndarray, np.ndarray
             hits, usual = overlap >= protocol.iou, found["fixed"][1] >= protocol.iou
             figures["p_value"] = metrics.mcnemar(hits, usual)
         listed.append(figures | row(predictions, overlap, protocol))
+        listed[-1] |= {"iou": overlap, "class_is_right": right}
     return listed
 
 

@@ -22,6 +22,7 @@ from wsol_utils import (
     thresholds,
 )
 
+TABLES = ("metrics.csv", "seeds.csv", "differences.csv", "contributions.csv", "table.csv", "table.md")
 SEED_TABLES = ("history", "channels", "features", "failures", "levels", "conventions", "protocols", "max_box_acc")
 EXAMPLE = 7  # the test image of birds that notebook 00 shows: any would do
 
@@ -32,7 +33,7 @@ def keep_run(run: Path) -> None:
     kept = reference.folder(profile, dataset)
     kept.mkdir(parents=True, exist_ok=True)
     pictures = ("fig2.png", "fig3.png", "fig4.png") if profile == "sample" else ()
-    for name in ("metrics.csv", "seeds.csv", "differences.csv", "table.csv", "table.md", *pictures):
+    for name in (*TABLES, *pictures):
         shutil.copy(run / name, kept / name)
     measured = pd.read_csv(run / "metrics.csv")
     for name in SEED_TABLES:

@@ -198,20 +198,30 @@ def mcnemar(a: Array, b: Array) -> float:
 
 
 def paired_interval(differences: Array | Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean of S paired differences, such as of two methods over S seeds.
+    """Student's t interval of the mean of paired differences: of two methods over S seeds, or on N images each.
+
+    Seeds and images are both taken as drawn by chance, each from its own: the variance of the mean is that of the
+    seeds' means over S plus that of the images' means over N, which errs on the wide side, with Satterthwaite's
+    degrees of freedom. What there is only one of adds nothing: the interval does not speak of another one.
 
     Args:
-        differences: (S,), in any unit.
-        confidence: how often such an interval holds the true mean, if differences are normal.
+        differences: (S,), one for each seed, or (S, N), one for each seed and image; in any unit.
+        confidence: how often such an interval holds the true mean, if means are normal.
 
     Returns:
         Low and high in the same unit, both NaN for fewer than two differences.
     """
-    values = _numpy(differences)
-    if len(values) < 2:
+    values = _numpy(differences).astype(float)
+    values = values[:, None] if values.ndim == 1 else values
+    if values.size < 2:
         return np.nan, np.nan
-    mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
-    reach = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * error
+    means = [m for m in (values.mean(axis=1), values.mean(axis=0)) if len(m) > 1]
+    parts = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means]
+    variance, mean = sum(part for part, _ in parts), values.mean()
+    if not variance:
+        return float(mean), float(mean)
+    freedom = variance**2 / sum(part**2 / f for part, f in parts)
+    reach = stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance)
     return float(mean - reach), float(mean + reach)
 
 

@@ -79,14 +79,15 @@ def confirm(metrics: pd.DataFrame, config: Any, usual: bool) -> str:
     return f"all {len(compared)} figures lie within the bands of {name}"
 
 
-# The columns of the README's table: (profile, dataset, what was measured on what), beside the paper's own.
+# The columns of the README's tables: (profile, dataset, what was measured on what), beside the paper's own.
 COLUMNS = {
-    "Table 1 of the paper: CUB, VGG-16": ("paper", "cub"),
-    "birds (sample), small VGG": ("sample", "birds"),
-    "CUB, 20 classes, SqueezeNet": ("light", "cub"),
-    "Table 2 of the paper: ILSVRC, VGG-16": ("paper", "ilsvrc"),
-    "things (sample), small VGG": ("sample", "things"),
-    "ILSVRC, 800 photographs, SqueezeNet as it stands": ("light", "ilsvrc"),
+    "Table 1 as printed: CUB, VGG-16": ("paper", "cub"),
+    "CUB, 20 classes": ("light", "cub"),
+    "Table 2 as printed: ILSVRC, VGG-16": ("paper", "ilsvrc"),
+    "ILSVRC, 800 photographs": ("light", "ilsvrc"),
+    "Tiny-ImageNet": ("light", "tiny_imagenet"),
+    "birds (sample)": ("sample", "birds"),
+    "things (sample)": ("sample", "things"),
 }
 PRINTED = {"CAM (GAP, Eq. 2, fixed 0.20)": "VGG-CAM[6]", "+ threshold (Sec. 4.3): the paper's method": "Ours"}
 
@@ -107,25 +108,35 @@ def overview() -> str:
     return pd.DataFrame(columns).rename_axis("GT-known Loc, %").to_markdown(disable_numparse=True)
 
 
-def steps() -> str:
-    """What each of the paper's steps changes in GT-known on what results/reference holds, in points, as Markdown."""
+def steps(figure: str = "gt_known") -> str:
+    """What each of the paper's parts adds, alone and together, on what results/reference holds, as Markdown.
+
+    Args:
+        figure: which of `tables.METRICS`.
+
+    Returns:
+        Points with their 95 % interval, bold where it does not hold 0; a column for each data set, and one more where
+        WGAP without its second division was measured on photographs.
+    """
     columns = {}
     for title, (profile, dataset) in COLUMNS.items():
         found = read(profile, dataset, "differences.csv")
-        if len(found):
-            found = found[found["figure"] == "gt_known"]
-            columns[title] = {name: _change(found, *where) for name, where in tables.CONTRIBUTIONS.items()}
-    return pd.DataFrame(columns).rename_axis("GT-known Loc, points").to_markdown(disable_numparse=True)
+        forms = [f for f in tables.FORMS if len(found) and f in set(found["pooling"]) and profile == "light"] or [
+            "wgap"
+        ]
+        for form in forms if len(found) else []:
+            rows = tables.contributions("", found, form, figure).set_index("step")
+            name = title if form == "wgap" else f"{title}, {tables.FORMS[form]}"
+            columns[name] = {
+                step: _points(rows.loc[step]) if step in rows.index else "" for step in tables.CONTRIBUTIONS
+            }
+    return pd.DataFrame(columns).rename_axis(f"{tables.METRICS[figure]}, points").to_markdown(disable_numparse=True)
 
 
-def _change(found: pd.DataFrame, step: str, rest: dict[str, str]) -> str:
-    """The difference of one step, with its interval over the seeds where there are several; empty if not measured."""
-    rows = found[(found[["step", *rest]] == [step, *rest.values()]).all(axis=1)]
-    if rows.empty:
-        return ""
-    row = rows.iloc[0]
-    interval = f" [{row['low']:+.1f}, {row['high']:+.1f}]" if row["n_seeds"] > 1 else ""
-    return f"{row['difference']:+.1f}{interval}".replace("-", "−")
+def _points(row: pd.Series) -> str:
+    """The difference with its interval, where it has one; bold where that does not hold 0."""
+    text = f"{row['points']:+.1f}" + (f" [{row['low']:+.1f}, {row['high']:+.1f}]" if row["low"] == row["low"] else "")
+    return (f"**{text}**" if row["low"] > 0 or row["high"] < 0 else text).replace("-", "−")
 
 
 def speed() -> str:

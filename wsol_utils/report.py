@@ -66,7 +66,7 @@ def write(folder: Path) -> Path:
 def _run(folder: Path) -> dict:
     """What the template shows of a run."""
     content, config = verification.read(folder)
-    metrics = runs.read_csv(folder / "metrics.csv")
+    metrics, differences = runs.read_csv(folder / "metrics.csv"), runs.read_csv(folder / "differences.csv")
     table = pd.read_csv(folder / "table.csv", dtype=str, keep_default_na=False)
     text = (folder / "table.md").read_text(encoding="utf-8").splitlines()
     notebooks, took = _notebooks(folder), content["duration_seconds"]
@@ -84,8 +84,8 @@ def _run(folder: Path) -> dict:
         "images": metrics["n_images"].iloc[0], "device": content["device"], "took": _time(sum(took.values())),
         "columns": list(tables.METRICS.values()), "groups": _groups(table), "doubts": _doubts(text),
         "glance": _glance(table), "bands": _bands(folder, content, metrics),
-        "contributions": _rows(tables.contributions(config.dataset, metrics)),
-        "steps": _rows(tables.main_steps(runs.read_csv(folder / "differences.csv"))[STEP]),
+        "contributions": _rows(tables.contributions(config.dataset, differences).round(1)),
+        "steps": _rows(tables.main_steps(differences)[STEP]),
         "figures": _figures(folder), "files": [*names, "manifest.json"],
         "command": manifest.command(config.dataset, given),
         "manifest": {

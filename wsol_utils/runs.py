@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from wsol_utils import datasets, distributed, experiments, files, protocols
+from wsol_utils import archive, datasets, distributed, experiments, files, models, protocols
 from wsol_utils.experiments import Config
 from wsol_utils.predictions import Predictions
 from wsol_utils.protocols import Protocol
@@ -21,8 +21,10 @@ METRICS_COLUMNS = [
     "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images",
     "top1_cls", "top1_loc", "gt_known", "gt_known_low", "gt_known_high",
     "threshold_sd", "p_value", "features", "interpolation", "component", "boundary", "candidates",
-    "n_skipped",
+    "n_skipped", "weights",
 ]  # fmt: skip
+COMBINATION = ["pooling", "recombination", "threshold_rule"]
+OVERLAPS = {"recombination.npz": "03_cam_recombination", "thresholds.npz": "04_threshold_selection"}
 
 
 def annotations(config: Config) -> pd.DataFrame:
@@ -127,9 +129,61 @@ def described(config: Config, rows: pd.DataFrame) -> pd.DataFrame:
     constant |= {name: getattr(protocol, name) for name in experiments.CONVENTIONS}
     evaluated = "train" if config.evaluate_on == "validation" else "test"
     n_skipped = int((skipped(config)["split"] == evaluated).sum())
+    constant["weights"] = starting_point(config)
     rows = rows.assign(**constant, candidates=len(protocol.candidates), n_skipped=n_skipped)
     rows["temperature"] = np.where(rows["pooling"].str.startswith("wgap"), config.temperature, np.nan)
     return rows[METRICS_COLUMNS]
+
+
+def starting_point(config: Config) -> str:
+    """What the networks' first weights were trained on, or the name of their file where it does not say so."""
+    if not config.weights:
+        return "things"  # the sample's own
+    if config.weights in ("imagenet", "scratch"):
+        return config.weights
+    path = experiments.absolute(config.weights)
+    try:
+        return models.read_metadata(path).get("trained_on", path.stem)
+    except (OSError, ValueError):  # somebody else's header
+        return path.stem
+
+
+def write_overlaps(config: Config, rows: pd.DataFrame, name: str) -> None:
+    """Keep what became of each image by rows of `evaluation.rows`, in each seed's folder.
+
+    The file holds `pooling`, `recombination` and `threshold_rule`, (R,) str, `iou`, (R, N) float64, and
+    `class_is_right`, (R, N) bool.
+    """
+    for seed in config.seeds:
+        own, path = rows[rows["seed"] == seed], config.seed_folder(seed) / name
+        arrays = {column: own[column].to_numpy(str) for column in COMBINATION}
+        with archive.Writer(path) as writer:
+            writer.put(**arrays, **{column: np.stack(list(own[column])) for column in ("iou", "class_is_right")})
+        print("wrote", config.show(path))
+
+
+def outcomes(config: Config, metrics: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Whether each row of metrics met each image, from what notebooks 03 and 04 kept.
+
+    Returns:
+        For `gt_known`, `top1_loc` and `top1_cls`: (rows of metrics, N) bool.
+
+    Raises:
+        FileNotFoundError: if a file of an earlier notebook is missing.
+        ValueError: if it is cut off, or lacks one of the rows.
+    """
+    hits, right = {}, {}
+    for seed in config.seeds:
+        for name, notebook in OVERLAPS.items():
+            kept = archive.read(config.require(config.seed_folder(seed) / name, notebook))
+            for i, key in enumerate(zip(*(kept[column] for column in COMBINATION), strict=True)):
+                hits[seed, *map(str, key)] = np.asarray(kept["iou"][i]) >= config.conventions.iou
+                right[seed, *map(str, key)] = np.asarray(kept["class_is_right"][i])
+    keys = list(metrics[["seed", *COMBINATION]].itertuples(index=False, name=None))
+    if missing := [key for key in keys if key not in hits]:
+        raise ValueError(f"no image's IoU is kept for {missing[0]}: run notebooks 03 and 04 again")
+    known, classified = (np.array([of[key] for key in keys]) for of in (hits, right))
+    return {"gt_known": known, "top1_loc": known & classified, "top1_cls": classified}
 
 
 def save_panels(path: Path, columns: list[dict[str, np.ndarray]]) -> None:

@@ -5,7 +5,6 @@ from string import ascii_lowercase
 
 import pandas as pd
 
-from wsol_utils import seeds
 from wsol_utils.protocols import PAPER
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "data" / "published"
@@ -24,6 +23,8 @@ USUAL = {
     "n_skipped": 0,
 }  # fmt: skip
 
+SAMPLE = "things"  # what the sample's own weights were trained on
+
 # The steps from the original CAM to the paper's method: pooling, recombination, rule.
 STEPS = {
     "CAM (GAP, Eq. 2, fixed 0.20)": ("gap", "signed", "fixed"),
@@ -40,17 +41,29 @@ STEPS = {
 
 
 # What `contributions` shows of the steps of `seeds.CHANGES`: for each, where the rest of the combination stands.
-CONTRIBUTIONS = {
-    "WGAP": ("WGAP", {"recombination": "signed", "threshold_rule": "fixed"}),
-    "recombination, after WGAP": ("recombination", {"pooling": "wgap", "threshold_rule": "fixed"}),
+# "WGAP" and "wgap" stand for either form of it.
+CONTRIBUTIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "WGAP alone": ("WGAP", {"recombination": "signed", "threshold_rule": "fixed"}),
     "recombination alone": ("recombination", {"pooling": "gap", "threshold_rule": "fixed"}),
-    "negative channels added rather than left out": (
+    "threshold alone": ("threshold", {"pooling": "gap", "recombination": "signed"}),
+    "WGAP + recombination": ("WGAP + recombination", {"threshold_rule": "fixed"}),
+    "WGAP + threshold": ("WGAP + threshold", {"recombination": "signed"}),
+    "recombination + threshold": ("recombination + threshold", {"pooling": "gap"}),
+    "all three": ("WGAP + recombination + threshold", {}),
+    "WGAP, on top of the others": ("WGAP", {"recombination": "absolute", "threshold_rule": "first_above_mean"}),
+    "recombination, on top of the others": ("recombination", {"pooling": "wgap", "threshold_rule": "first_above_mean"}),
+    "threshold, on top of the others": ("threshold", {"pooling": "wgap", "recombination": "absolute"}),
+    "negative channels added, not left out; GAP, fixed": (
+        "negative channels added", {"pooling": "gap", "threshold_rule": "fixed"},
+    ),
+    "negative channels added, not left out; WGAP, fixed": (
         "negative channels added", {"pooling": "wgap", "threshold_rule": "fixed"},
     ),
-    "threshold, after both": ("threshold", {"pooling": "wgap", "recombination": "absolute"}),
-    "threshold alone": ("threshold", {"pooling": "gap", "recombination": "signed"}),
-    "all three": ("all three", {}),
+    "negative channels added, not left out; WGAP, Sec. 4.3": (
+        "negative channels added", {"pooling": "wgap", "threshold_rule": "first_above_mean"},
+    ),
 }  # fmt: skip
+FORMS = {"wgap": "WGAP", "wgap_sum": "WGAP (sum)"}  # as printed, and without the second division
 
 
 def published(dataset: str) -> pd.DataFrame:
@@ -100,7 +113,9 @@ def measured(metrics: pd.DataFrame) -> pd.DataFrame:
         found = metrics[(metrics[["pooling", "recombination", "threshold_rule"]] == list(key)).all(axis=1)]
         if len(found):
             one = found.iloc[0]
-            where = f"{one.dataset} ({one.profile}), {one.backbone}, {one.n_images} images{_unusual(one)}"
+            start = one.get("weights", SAMPLE)
+            network = one.backbone if start == SAMPLE else f"{one.backbone} from {start}"
+            where = f"{one.dataset} ({one.profile}), {network}, {one.n_images} images{_unusual(one)}"
             cells = {name: _cell(found, name) for name in METRICS}
             rows.append({"source": "measured", "method": method, "measured_on": where, **cells, "note": ""})
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -111,26 +126,46 @@ def combined(dataset: str, metrics: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([published(dataset), measured(metrics)], ignore_index=True)
 
 
-def contributions(dataset: str, metrics: pd.DataFrame) -> pd.DataFrame:
-    """What each of the paper's steps adds to GT-known, in points, mean over the seeds that both its ends have.
+def contributions(
+    dataset: str, differences: pd.DataFrame, form: str = "wgap", figure: str = "gt_known"
+) -> pd.DataFrame:
+    """What each of the paper's parts adds, alone and together: in points, mean over the seeds that both ends have.
 
     Args:
-        metrics: rows of metrics.csv, for one data set.
+        dataset: whose printed table to take the last row from.
+        differences: of `seeds.paired_differences`, for one data set.
+        form: which of `FORMS`.
+        figure: which of `METRICS`.
 
     Returns:
-        Columns step, from, to (percent) and points; a row for each of `CONTRIBUTIONS` whose two ends were
-        measured, and one for all three as printed.
+        Columns step, from, to (percent), points, low and high (the 95 % interval of the points); a row for each of
+        `CONTRIBUTIONS` whose two ends were measured, and one for all three as the paper prints it. Not rounded.
     """
-    found, rows = seeds.paired_differences(metrics, figures=["gt_known"]), []
+    differences, rows = differences[differences["figure"] == figure], []
     for title, (step, rest) in CONTRIBUTIONS.items():
-        for row in found[(found[["step", *rest]] == [step, *rest.values()]).all(axis=1)].to_dict("records"):
-            a, b, points = (round(row[name], 1) for name in ("from", "to", "difference"))
-            rows.append({"step": title, "from": a, "to": b, "points": points})
+        step = step.replace("WGAP", FORMS[form])
+        where = {column: form if word == "wgap" else word for column, word in rest.items()}
+        found = differences[(differences[["step", *where]] == [step, *where.values()]).all(axis=1)]
+        rows += found.assign(step=title).rename(columns={"difference": "points"}).to_dict("records")
     if dataset in TABLE_OF:
-        printed = published(dataset).set_index("method")["gt_known"]
+        printed = published(dataset).set_index("method")[figure]
         a, b = float(printed["VGG-CAM[6]"]), float(printed["Ours"])
         rows.append({"step": "all three, as the paper prints it", "from": a, "to": b, "points": round(b - a, 2)})
-    return pd.DataFrame(rows, columns=["step", "from", "to", "points"])
+    return pd.DataFrame(rows, columns=["step", "from", "to", "points", "low", "high"])
+
+
+def all_contributions(differences: pd.DataFrame) -> pd.DataFrame:
+    """`contributions` for each form of WGAP that was measured, or none, in GT-known and Top-1 Loc; nothing printed.
+
+    Returns:
+        Columns form (a name of a pooling), figure, and those of `contributions`.
+    """
+    measured = [form for form in FORMS if differences["pooling"].eq(form).any()] or ["wgap"]
+    found = [
+        contributions("", differences, form, figure).assign(form=form, figure=figure)
+        for form in measured for figure in ("gt_known", "top1_loc")
+    ]  # fmt: skip
+    return pd.concat(found, ignore_index=True)[["form", "figure", "step", "from", "to", "points", "low", "high"]]
 
 
 def main_steps(differences: pd.DataFrame) -> pd.DataFrame:

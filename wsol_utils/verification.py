@@ -19,15 +19,20 @@ from wsol_utils.predictions import Predictions, kind
 
 TOLERANCE = 1e-9  # between a figure and the same one computed again, in the unit of its table
 SHOWN = 5  # of a kind are told one by one
-COMBINATION = ["pooling", "recombination", "threshold_rule"]
 KEYS = {  # what tells the rows of a table apart
-    "metrics.csv": ["seed", *COMBINATION],
-    "seeds.csv": COMBINATION,
-    "differences.csv": ["step", *COMBINATION, "figure"],
+    "metrics.csv": ["seed", *runs.COMBINATION],
+    "seeds.csv": runs.COMBINATION,
+    "differences.csv": ["step", *runs.COMBINATION, "figure"],
+    "contributions.csv": ["form", "figure", "step"],
 }
 MADE = {  # what notebook 05 makes of metrics.csv
     "seeds.csv": lambda config, metrics: seeds.over_seeds(metrics),
-    "differences.csv": lambda config, metrics: seeds.paired_differences(metrics),
+    "differences.csv": lambda config, metrics: seeds.paired_differences(
+        metrics, outcomes=runs.outcomes(config, metrics)
+    ),
+    "contributions.csv": lambda config, metrics: tables.all_contributions(
+        runs.read_csv(config.folder / "differences.csv")
+    ),
     "table.csv": lambda config, metrics: tables.combined(config.dataset, metrics).to_csv(index=False),
     "table.md": lambda config, metrics: tables.to_markdown(tables.combined(config.dataset, metrics), config.dataset),
 }
