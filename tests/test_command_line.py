@@ -31,7 +31,7 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "folder", lambda profile, dataset: tmp_path / "kept" / profile / dataset)
     monkeypatch.setattr(reference, "write_readme", lambda: None)
 
-    def make(profile, dataset):
+    def make(profile, dataset, device="CPU x86_64, 2 threads"):
         run = tmp_path / "results" / profile / dataset
         for seed in (3, 5):
             table = pd.DataFrame({"map": ["M_p"], "inside box": [10.123456 * seed], "seed": [seed]})
@@ -48,6 +48,7 @@ def finished(tmp_path, monkeypatch):
             "fig4.png",
         ):
             (run / name).write_text(f"{profile} {name}")
+        (run / "manifest.json").write_text(json.dumps({"device": device}))
         return run
 
     return make
@@ -62,6 +63,19 @@ def test_a_run_on_photographs_is_kept_without_its_pictures(finished, tmp_path):
     channels = pd.read_csv(kept / "channels.csv")
     assert channels["seed"].tolist() == [3, 5] and channels["inside box"].tolist() == [30.3704, 50.6173]
     assert (kept / "table.md").read_text() == "light table.md"
+
+
+def test_tables_of_a_gpu_name_it_and_have_a_folder_of_their_own(finished, tmp_path):
+    run = finished("light", "cub", device="NVIDIA H100")
+    for name in ("seeds.csv", "differences.csv", "contributions.csv", "table.csv"):
+        (run / name).write_text("a\n1\n")
+    result = CliRunner().invoke(commands.main, ["keep-reference", str(run), "--name", "gpu/cub_vgg16"])
+    assert result.exit_code == 0, result.output
+    kept = tmp_path / "kept" / "gpu" / "cub_vgg16"
+    for path in kept.glob("*.csv"):
+        assert set(pd.read_csv(path)["device"]) == {"NVIDIA H100"}
+    assert {path.name for path in kept.iterdir()} == {*keeping.TABLES, "channels.csv"}
+    assert not (tmp_path / "kept" / "light").exists()
 
 
 def test_the_sample_is_kept_with_pictures_bands_and_the_search(finished, tmp_path):
@@ -103,7 +117,7 @@ def test_every_command_is_listed():
     listed = CliRunner().invoke(commands.main, ["--help"]).output.split("Commands:")[1]
     assert [line.split()[0] for line in listed.strip().splitlines()] == [
         "benchmarks", "download", "evaluate", "keep-reference", "localize", "notebooks", "predict", "reference",
-        "render-sample", "train", "tune-heads", "verify",
+        "reference-photographs", "render-sample", "train", "tune-heads", "verify",
     ]  # fmt: skip
 
 

@@ -234,7 +234,7 @@ def test_report_opens_from_the_disk_alone(run):
     assert all(Page(page).all("math") for page in (index, overview, *found[3:6]))
     page = Page(index)
     assert {f"tiny_imagenet/notebooks/{name}.html" for name in ROAD} <= {link["href"] for link in page.all("a")}
-    assert "tiny_imagenet (light), small_vgg, 4 images" in page.text
+    assert "tiny_imagenet (light), small_vgg from small vgg, 4 images" in page.text
 
 
 def test_run_with_its_report_verifies_without_a_finding(run):

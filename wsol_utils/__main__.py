@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from wsol_utils import localize, maintenance
+from wsol_utils import evidence, localize, maintenance
 
 ROOT = Path(__file__).resolve().parents[1]
 RULES = ("fixed", "first_above_mean", "best_fixed", "oracle")  # what `evaluate` shows if nothing else is asked
@@ -207,7 +207,7 @@ def verify(results: Path) -> None:
 
 for command in (
     localize.localize, maintenance.notebooks, maintenance.benchmarks, maintenance.measure_reference,
-    maintenance.keep_reference,
+    maintenance.keep_reference, evidence.reference_photographs,
 ):  # fmt: skip
     main.add_command(command)
 

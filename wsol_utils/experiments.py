@@ -3,10 +3,7 @@
 Only the notebooks, the runner and the command line use this module.
 """
 
-import ast
-import difflib
 import os
-from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import torch
 
 from wsol_utils import boxes, cam, datasets, loading, models, pooling, protocols, thresholds
 from wsol_utils.class_maps import FEATURES
+from wsol_utils.parameters import hint, injected, one_of, typed
 from wsol_utils.profiles import DATASETS, PROFILES
 from wsol_utils.protocols import Protocol
 from wsol_utils.training import Recipe
@@ -183,38 +181,38 @@ def configure(dataset: str = "birds", profile: str = "sample", **values: Any) ->
     Raises:
         ValueError: if a name or a value is unknown, naming what there is to choose from.
     """
-    _one_of("profile", profile, PROFILES)
+    one_of("profile", profile, PROFILES)
     own = {name: row for (p, name), row in DATASETS.items() if p == profile}
     if profile != "sample":
         own |= {name: {"layout": name, "data_root": f"data/{name}"} for name in datasets.READERS if name not in own}
-    _one_of(f"dataset of profile {profile!r}", dataset, own)
-    names = [f.name for f in fields(Config)]
+    one_of(f"dataset of profile {profile!r}", dataset, own)
+    types = {f.name: f.type for f in fields(Config)}
     for name in values:
-        if name not in names:
-            raise ValueError(f"unknown parameter {name!r}{_hint(name, names)}; there are {', '.join(names)}")
+        if name not in types:
+            raise ValueError(f"unknown parameter {name!r}{hint(name, types)}; there are {', '.join(types)}")
     row = {"dataset": dataset, "profile": profile} | PROFILES[profile] | own[dataset]
-    given = {name: _typed(name, value) for name, value in values.items() if value not in ("", [], ())}
+    given = {name: typed(types[name], name, value) for name, value in values.items() if value not in ("", [], ())}
     for multiplier in ("lr_multiplier", "head_multiplier"):
         for name in given.get(multiplier, {}):
-            _one_of(f"pooling in {multiplier}", name, pooling.POOLINGS)
+            one_of(f"pooling in {multiplier}", name, pooling.POOLINGS)
         given[multiplier] = row.get(multiplier, {}) | given.get(multiplier, {})
     config = Config(**row | given)
-    _one_of("backbone", config.backbone, models.BACKBONES)
-    _one_of("layout", config.layout, datasets.READERS)
-    _one_of("evaluate_on", config.evaluate_on, ("test", "validation"))
-    _one_of("on_bad_image", config.on_bad_image, ("stop", "skip"))
-    _one_of("decoder", config.decoder, loading.DECODERS)
+    one_of("backbone", config.backbone, models.BACKBONES)
+    one_of("layout", config.layout, datasets.READERS)
+    one_of("evaluate_on", config.evaluate_on, ("test", "validation"))
+    one_of("on_bad_image", config.on_bad_image, ("stop", "skip"))
+    one_of("decoder", config.decoder, loading.DECODERS)
     for name in config.poolings:
         pooling.build(name, config.temperature)
         config.recipe(name)
     for name in config.recombinations:
-        _one_of("recombination", name, cam.RECOMBINATIONS)
+        one_of("recombination", name, cam.RECOMBINATIONS)
     for name in config.rules:
-        _one_of("threshold rule", name, thresholds.RULES)
+        one_of("threshold rule", name, thresholds.RULES)
     protocols.get(config.protocol)
-    _one_of("features", config.features, FEATURES)
+    one_of("features", config.features, FEATURES)
     for name, words in CONVENTIONS.items():
-        _one_of(name, getattr(config, name) or words[0], words)
+        one_of(name, getattr(config, name) or words[0], words)
     if config.candidates and config.candidates < 3:
         raise ValueError(f"parameter candidates cannot be {config.candidates}: a step of V needs three at least")
     for name in ("image_size", "batch_size", "prediction_batch_size", "epochs", "lr", "processes"):
@@ -254,7 +252,7 @@ def from_notebook(variables: dict) -> Config:
     """
     names = {f.name for f in fields(Config)}
     values = {name: value for name, value in variables.items() if name in names}
-    config = configure(**values | {name: variables[name] for name in _injected(variables)})
+    config = configure(**values | {name: variables[name] for name in injected(variables)})
     if config.threads:
         torch.set_num_threads(config.threads)
     return config
@@ -266,40 +264,6 @@ def refuse_unknown(variables: dict, known: list[str]) -> None:
     Raises:
         ValueError: naming it.
     """
-    for name in _injected(variables):
+    for name in injected(variables):
         if name not in {f.name for f in fields(Config)}:
-            _one_of("parameter", name, known)
-
-
-def _injected(variables: dict) -> list[str]:
-    """The names that papermill's cell of parameters assigns, from the kernel's list of executed cells."""
-    cells = [source for source in variables.get("In", []) if source.startswith("# Parameters\n")]
-    assigned = [line for line in ast.parse(cells[-1] if cells else "").body if isinstance(line, ast.Assign)]
-    return [target.id for line in assigned for target in line.targets if isinstance(target, ast.Name)]
-
-
-def _typed(name: str, value: Any) -> Any:
-    """A parameter as `Config` holds it: papermill and make hand over "0,1,2" and "1e-4" as text."""
-    kind = next(f.type for f in fields(Config) if f.name == name)
-    try:
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
-        if kind in (int, float, str):
-            return kind(value)
-        if kind in (tuple[int, ...], tuple[str, ...]):
-            items = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
-            return tuple(kind.__args__[0](item) for item in items)
-        pairs = [pair.split("=") for pair in value.split(",")] if isinstance(value, str) else value
-        return {key: float(number) for key, number in dict(pairs).items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"parameter {name} cannot be {value!r}: {error}") from error
-
-
-def _one_of(what: str, name: str, choices: Collection[str]) -> None:
-    if name not in choices:
-        raise ValueError(f"unknown {what} {name!r}{_hint(name, choices)}; choose one of {', '.join(choices)}")
-
-
-def _hint(name: str, choices: Collection[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(choices), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+            one_of("parameter", name, known)

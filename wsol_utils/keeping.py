@@ -27,9 +27,14 @@ SEED_TABLES = ("history", "channels", "features", "failures", "levels", "convent
 EXAMPLE = 7  # the test image of birds that notebook 00 shows: any would do
 
 
-def keep_run(run: Path) -> None:
-    """Tables for every profile; pictures and bands for the sample only, as photographs are not ours to publish."""
-    profile, dataset = run.resolve().parts[-2:]
+def keep_run(run: Path, name: str = "") -> None:
+    """Tables for every profile; pictures and bands for the sample only, as photographs are not ours to publish.
+
+    Args:
+        run: a folder <results>/<profile>/<dataset>.
+        name: <profile>/<dataset> below results/reference, if not the run's own. Tables of a run on a GPU name it.
+    """
+    profile, dataset = Path(name).parts if name else run.resolve().parts[-2:]
     kept = reference.folder(profile, dataset)
     kept.mkdir(parents=True, exist_ok=True)
     pictures = ("fig2.png", "fig3.png", "fig4.png") if profile == "sample" else ()
@@ -41,9 +46,12 @@ def keep_run(run: Path) -> None:
         rows = [pd.read_csv(table) for table in tables if table.is_file()]
         if any(map(len, rows)):  # where nothing was trained, there is no history
             runs.write_csv(pd.concat(rows).round(4), kept / f"{name}.csv")
-    rates = run.with_name(f"{dataset}_validation") / "head_rates.csv"
+    rates = run.with_name(f"{run.resolve().name}_validation") / "head_rates.csv"
     if rates.is_file():
         shutil.copy(rates, kept / rates.name)
+    device = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["device"]
+    for path in () if device.startswith("CPU") else sorted(kept.glob("*.csv")):
+        runs.write_csv(pd.read_csv(path).assign(device=device), path)
     if profile == "sample":
         runs.write_csv(reference.bands(measured), kept / "bands.csv")
     reference.write_readme()

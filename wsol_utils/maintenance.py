@@ -28,13 +28,21 @@ def notebooks() -> None:
 
 
 @click.command()
-def benchmarks() -> None:
+@click.option("--gpu", is_flag=True, help="keep the record as results/reference/gpu/benchmarks.csv, and no notebook")
+def benchmarks(gpu: bool) -> None:
     """Measure speed again: execute notebook 08 in place, and keep its record in results/reference."""
     from wsol_utils import reference
 
     os.environ["TQDM_DISABLE"] = "1"
-    execute_in_place(ROOT / "notebooks" / "08_benchmarks.ipynb")
-    shutil.copy(ROOT / "results" / "benchmarks.csv", ROOT / "results" / "reference" / "benchmarks.csv")
+    notebook, kept = ROOT / "notebooks" / "08_benchmarks.ipynb", ROOT / "results" / "reference"
+    if gpu:
+        kept /= "gpu"
+        kept.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            execute_in_place(Path(shutil.copy(notebook, folder)), notebook.parent)
+    else:
+        execute_in_place(notebook)
+    shutil.copy(ROOT / "results" / "benchmarks.csv", kept / "benchmarks.csv")
     reference.write_readme()
 
 
@@ -74,25 +82,26 @@ def run_notebooks(**values: object) -> None:
 
 @click.command("keep-reference")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-def keep_reference(run: Path) -> None:
+@click.option("--name", default="", help="folder below results/reference, if not <profile>/<dataset>")
+def keep_reference(run: Path, name: str) -> None:
     """Copy the tables of RUN, a folder <results>/<profile>/<dataset>, to results/reference."""
     from wsol_utils import keeping
 
-    keeping.keep_run(run)
+    keeping.keep_run(run, name)
 
 
-def execute_in_place(path: Path) -> None:
-    """Run a notebook where it lies and keep its outputs, without the runner's metadata."""
+def execute_in_place(path: Path, folder: Path | None = None) -> None:
+    """Run a notebook where it lies, or as if in that folder, and keep its outputs, without the runner's metadata."""
     import nbformat
     from nbclient import NotebookClient
 
     from wsol_utils import files
 
     notebook = nbformat.read(path, as_version=4)
-    folder = {"metadata": {"path": path.parent}}
+    resources = {"metadata": {"path": folder or path.parent}}
     quiet = ["--IPKernelApp.log_level=ERROR"]
     options: Any = {"timeout": None, "kernel_name": "python3", "record_timing": False, "extra_arguments": quiet}
-    NotebookClient(notebook, resources=folder, **options).execute()
+    NotebookClient(notebook, resources=resources, **options).execute()
     for cell in notebook.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
         for output in cell.get("outputs", []):  # a widget lives in its kernel alone
