@@ -26,11 +26,12 @@ def procedure() -> str:
     for profile, dataset in DATASETS:
         c = experiments.configure(dataset, profile)
         rates = ", ".join(f"{name} {c.head_multiplier[name]:g}" for name in c.head_multiplier)
+        slower = "".join(f", {name} {c.recipe(name).lr:g}" for name, times in c.lr_multiplier.items() if times != 1)
         rows.append({
             "profile, data set": f"{profile}, {dataset}", "backbone": c.backbone,
             "start": c.weights or "trained on things",
             "input": f"{c.image_size} of {c.resize_size + 2 * c.padding} px", "epochs": c.epochs, "batch": c.batch_size,
-            "rate": f"{c.lr:g}", "head's rate, times": rates, "optimiser": f"{c.optimizer}, {c.schedule}",
+            "rate": f"{c.lr:g}{slower}", "head's rate, times": rates, "optimiser": f"{c.optimizer}, {c.schedule}",
             "weight decay": f"{c.weight_decay:g}",
         })  # fmt: skip
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)

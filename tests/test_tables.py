@@ -436,6 +436,28 @@ def test_where_weights_came_from_stands_in_the_table():
     assert "small_vgg, 300 images" in row["measured_on"]  # the sample's own
 
 
+def test_grid():
+    found = seeds.over_seeds(rows(
+        ("gap", "signed", "fixed", 0, 40.0), ("gap", "signed", "fixed", 1, 43.0),
+        ("gap", "signed", "oracle", 0, 60.0), ("gap", "signed", "oracle", 1, 60.0), ("gap", "signed", "otsu", 0, 1.0),
+        ("wgap", "absolute", "fixed", 0, 50.0),
+    ).assign(threshold=0.2))  # fmt: skip
+    scores = pd.DataFrame(
+        [(0, "gap", "signed", 50.0, 44.0), (1, "gap", "signed", 52.0, 44.0)],
+        columns=["seed", "pooling", "recombination", "MaxBoxAcc", "MaxBoxAccV2"],
+    )
+    table = tables.grid(found, scores)
+    assert list(table.columns) == ["fixed", "oracle", "MaxBoxAcc", "MaxBoxAccV2"]
+    assert table.loc[("gap", "80.0 ± 0.0", "signed")].tolist() == [
+        "41.5 ± 2.1",
+        "60.0 ± 0.0",
+        "51.0 ± 1.4",
+        "44.0 ± 0.0",
+    ]
+    assert table.loc[("wgap", "80.0", "absolute")].tolist() == ["50.0", "", "", ""]
+    assert tables.grid(found, scores, "top1_loc").loc[("wgap", "80.0", "absolute"), "fixed"] == "40.1"
+
+
 @pytest.mark.parametrize(
     "dataset, number", [("birds", "Table 1"), ("ilsvrc", "Table 2"), ("tiny_imagenet", "Measured")]
 )

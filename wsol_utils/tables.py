@@ -63,6 +63,7 @@ CONTRIBUTIONS: dict[str, tuple[str, dict[str, str]]] = {
         "negative channels added", {"pooling": "wgap", "threshold_rule": "first_above_mean"},
     ),
 }  # fmt: skip
+SHOWN_RULES = ("fixed", "first_above_mean", "percentile", "mean", "best_fixed", "oracle")
 FORMS = {"wgap": "WGAP", "wgap_sum": "WGAP (sum)"}  # as printed, and without the second division
 
 
@@ -180,6 +181,31 @@ def mean_and_deviation(rows: pd.DataFrame, figure: str = "gt_known") -> pd.Serie
     """Cells such as "74.7 ± 4.8" of the rows of `seeds.over_seeds`; the mean alone for a single seed."""
     deviation = rows[f"{figure}_std"].map(" ± {:.1f}".format).where(rows["n_seeds"] > 1, "")
     return rows[f"{figure}_mean"].map("{:.1f}".format) + deviation
+
+
+def grid(found: pd.DataFrame, scores: pd.DataFrame, figure: str = "gt_known") -> pd.DataFrame:
+    """Every pooling and recombination by several rules, mean ± deviation over the seeds, beside Choe et al.'s scores.
+
+    Args:
+        found: rows of seeds.csv, for one data set.
+        scores: rows of max_box_acc.csv.
+        figure: which of `METRICS`.
+
+    Returns:
+        Rows pooling, Top-1 Cls and recombination; a column for each of `SHOWN_RULES`, MaxBoxAcc and MaxBoxAccV2.
+    """
+    keys = ["pooling", "Top-1 Cls", "recombination"]
+    named = found.assign(cell=mean_and_deviation(found, figure))
+    named["Top-1 Cls"] = mean_and_deviation(found, "top1_cls")
+    cells = named.pivot_table("cell", keys, "threshold_rule", "first", sort=False)
+    cells = cells[[rule for rule in SHOWN_RULES if rule in cells]].reset_index()
+    several = scores.groupby(["pooling", "recombination"])[["MaxBoxAcc", "MaxBoxAccV2"]].agg(["mean", "std", "size"])
+    for name in ("MaxBoxAcc", "MaxBoxAccV2"):
+        spread = several[name]["std"].map(" ± {:.1f}".format).where(several[name]["size"] > 1, "")
+        cells = cells.merge(
+            (several[name]["mean"].map("{:.1f}".format) + spread).rename(name).reset_index(), how="left"
+        )
+    return cells.set_index(keys).fillna("")
 
 
 def to_markdown(table: pd.DataFrame, dataset: str) -> str:
