@@ -25,6 +25,7 @@ RUN = {
     r"papermill notebooks/04_threshold_selection.ipynb .*": "test_notebook_errors.py::test_papermill_by_hand",
     r"python -m wsol_utils evaluate .*": "test_score_maps.py::test_the_command_prints_a_table",
     r"python -m wsol_utils localize .*": "test_command_line.py::test_files_are_written",
+    r"python -m wsol_utils reference-photographs .*": "test_evidence.py::test_steps_run_in_turn",
     r"python -m wsol_utils download .*": "test_downloads.py::test_the_command_fetches_and_unpacks_once",
     r"export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1": TWO_MACHINES,
     r"torchrun .*-m wsol_utils (train|predict) .*": TWO_MACHINES,
