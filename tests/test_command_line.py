@@ -29,7 +29,7 @@ def measured(seed, gt_known):
 def finished(tmp_path, monkeypatch):
     """A function that makes a finished run of a profile with seeds 3 and 5; what is kept goes to tmp_path/kept."""
     monkeypatch.setattr(reference, "folder", lambda profile, dataset: tmp_path / "kept" / profile / dataset)
-    monkeypatch.setattr(reference, "write_readme", lambda: None)
+    monkeypatch.setattr(keeping, "show", lambda: None)
 
     def make(profile, dataset, device="CPU x86_64, 2 threads"):
         run = tmp_path / "results" / profile / dataset

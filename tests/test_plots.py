@@ -2,6 +2,7 @@
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
@@ -229,3 +230,16 @@ def test_pipeline():
     assert curve.get_ydata()[1:].tolist() == [0.25, 0.75] and set(mean.get_ydata()) == {0.5}
     assert set(chosen.get_xdata()) == {0.5} and "0.50" in axes[7].get_title()
     assert rectangles(axes[8]) == [(RED, 1, 2, 8, 9), (GREEN, 2, 3, 10, 7)]
+
+
+def test_contributions():
+    rows = pd.DataFrame(
+        {"step": ["WGAP alone", "all three"], "points": [1.0, -2.0], "low": [0.5, None], "high": [3.0, None]}
+    )
+    figure = plots.contributions({"CUB, 20 classes": rows, "ILSVRC": rows[1:]})
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["WGAP alone", "all three"]
+    (points, _, (bars,)) = left.containers[0]
+    assert points.get_xydata().tolist() == [[1, 0], [-2, -1]]
+    assert bars.get_segments()[0].tolist() == [[0.5, 0], [3, 0]]  # low to high
+    assert right.containers[0][0].get_xydata().tolist() == [[-2, -1]] and left.get_title() == "CUB\n20 classes"

@@ -54,7 +54,13 @@ def keep_run(run: Path, name: str = "") -> None:
         runs.write_csv(pd.read_csv(path).assign(device=device), path)
     if profile == "sample":
         runs.write_csv(reference.bands(measured), kept / "bands.csv")
+    show()
+
+
+def show() -> None:
+    """The README's tables and its picture of them, of what results/reference holds."""
     reference.write_readme()
+    plots.save(plots.contributions(reference.contributions()), reference.ROOT / "results/reference/contributions.png")
 
 
 def keep_temperatures(usual: Path, others: list[Path]) -> None:

@@ -214,6 +214,28 @@ def pipeline(
     return figure
 
 
+def contributions(found: Mapping[str, pd.DataFrame]) -> Figure:
+    """What each part of the method adds, with its interval: a panel for each data set.
+
+    Args:
+        found: for each title, rows with the columns step, points, low and high, of `tables.contributions`.
+    """
+    steps = list(dict.fromkeys(step for rows in found.values() for step in rows["step"]))
+    size = (3.4 + 1.75 * len(found), 0.6 + 0.24 * len(steps))
+    figure, axes = plt.subplots(1, len(found), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axis, (title, rows) in zip(axes[0], found.items(), strict=True):
+        place = [-steps.index(step) for step in rows["step"]]
+        reach = [rows["points"] - rows["low"], rows["high"] - rows["points"]]
+        axis.axvline(0, color="grey", linewidth=0.8)
+        axis.errorbar(rows["points"], place, xerr=reach, fmt="o", markersize=4, capsize=2, color="tab:blue")
+        axis.set_title(title.replace(", ", "\n", 1), fontsize=9)
+        axis.set_xlabel("points", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(axis="y", linewidth=0.3)
+    axes[0, 0].set_yticks([-i for i in range(len(steps))], steps)
+    return _tight(figure)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG: the whole file or none."""
     with files.written(path) as temporary:

@@ -1,5 +1,6 @@
 """What we measured ourselves (results/reference), and how a run compares with it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,28 +109,32 @@ def overview() -> str:
     return pd.DataFrame(columns).rename_axis("GT-known Loc, %").to_markdown(disable_numparse=True)
 
 
-def steps(figure: str = "gt_known") -> str:
-    """What each of the paper's parts adds, alone and together, on what results/reference holds, as Markdown.
+def contributions(figure: str = "gt_known", profiles: Sequence[str] = ("light", "sample")) -> dict[str, pd.DataFrame]:
+    """`tables.contributions` of each data set that results/reference holds, under its title in the README.
+
+    One more for a data set of photographs where WGAP without its second division was measured, too.
 
     Args:
         figure: which of `tables.METRICS`.
-
-    Returns:
-        Points with their 95 % interval, bold where it does not hold 0; a column for each data set, and one more where
-        WGAP without its second division was measured on photographs.
+        profiles: whose data sets.
     """
-    columns = {}
+    found = {}
     for title, (profile, dataset) in COLUMNS.items():
-        found = read(profile, dataset, "differences.csv")
-        forms = [f for f in tables.FORMS if len(found) and f in set(found["pooling"]) and profile == "light"] or [
-            "wgap"
-        ]
-        for form in forms if len(found) else []:
-            rows = tables.contributions("", found, form, figure).set_index("step")
-            name = title if form == "wgap" else f"{title}, {tables.FORMS[form]}"
-            columns[name] = {
-                step: _points(rows.loc[step]) if step in rows.index else "" for step in tables.CONTRIBUTIONS
-            }
+        differences = read(profile, dataset, "differences.csv")
+        if profile not in profiles or differences.empty:
+            continue
+        found[title] = tables.contributions("", differences, figure=figure)
+        if profile == "light" and "wgap_sum" in set(differences["pooling"]):
+            found[f"{title}, {tables.FORMS['wgap_sum']}"] = tables.contributions("", differences, "wgap_sum", figure)
+    return found
+
+
+def steps(figure: str = "gt_known") -> str:
+    """`contributions` as Markdown: points with their 95 % interval, bold where that does not hold 0."""
+    columns = {}
+    for title, found in contributions(figure).items():
+        rows = found.set_index("step")
+        columns[title] = {step: _points(rows.loc[step]) if step in rows.index else "" for step in tables.CONTRIBUTIONS}
     return pd.DataFrame(columns).rename_axis(f"{tables.METRICS[figure]}, points").to_markdown(disable_numparse=True)
 
 
