@@ -78,6 +78,54 @@ def test_tables_of_a_gpu_name_it_and_have_a_folder_of_their_own(finished, tmp_pa
     assert not (tmp_path / "kept" / "light").exists()
 
 
+@pytest.mark.parametrize("name", ["cub", "../x", "/gpu/cub", "gpu/cub/more"])
+def test_a_name_to_keep_by_stays_in_the_reference(finished, name):
+    result = CliRunner().invoke(commands.main, ["keep-reference", str(finished("light", "cub")), "--name", name])
+    assert result.exit_code == 1 and result.output == f"Error: --name {name}: give a folder and one in it, as gpu/cub\n"
+
+
+def test_what_an_earlier_run_had_and_this_one_has_not_is_not_kept(finished, tmp_path):
+    old = tmp_path / "kept" / "light" / "cub" / "history.csv"
+    old.parent.mkdir(parents=True)
+    old.write_text("seed\n0\n")
+    keeping.keep_run(finished("light", "cub"))
+    assert not old.exists()
+
+
+def test_readme_and_picture_show_what_is_kept(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(reference, "write_readme", lambda: written.append("README"))
+    monkeypatch.setattr(keeping.plots, "save", lambda figure, path: written.append((path.name, len(figure.axes))))
+    keeping.show()
+    assert written == ["README", ("contributions.png", len(reference.contributions()))]
+
+
+@pytest.mark.parametrize("arguments", [["benchmarks", "--gpu"], ["reference-photographs", "--gpu"]])
+def test_what_is_for_a_gpu_stops_where_there_is_none(arguments, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = CliRunner().invoke(commands.main, arguments)
+    assert result.exit_code == 1 and result.output.startswith("Error: --gpu is for a machine with a CUDA GPU")
+
+
+def test_benchmarks_of_a_gpu_are_kept_apart(tmp_path, monkeypatch):
+    """The notebook runs as if in its folder, and the committed one stays as it is."""
+    ran, root = [], tmp_path / "repository"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "notebooks" / "08_benchmarks.ipynb").write_text("{}")
+    (root / "results" / "reference").mkdir(parents=True)
+    (root / "results" / "benchmarks.csv").write_text("figures")
+    monkeypatch.setattr(maintenance, "ROOT", root)
+    monkeypatch.setattr(maintenance, "execute_in_place", lambda *paths: ran.append(paths))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(reference, "write_readme", lambda: None)
+    result = CliRunner().invoke(commands.main, ["benchmarks", "--gpu"])
+    assert result.exit_code == 0, result.output
+    [(path, folder)] = ran
+    assert path.name == "08_benchmarks.ipynb" and folder == root / "notebooks" != path.parent
+    assert (root / "results" / "reference" / "gpu" / "benchmarks.csv").read_text() == "figures"
+    assert not (root / "results" / "reference" / "benchmarks.csv").exists()
+
+
 def test_the_sample_is_kept_with_pictures_bands_and_the_search(finished, tmp_path):
     run = finished("sample", "birds")
     runs.write_csv(pd.DataFrame({"pooling": ["tap"]}), run.with_name("birds_validation") / "head_rates.csv")

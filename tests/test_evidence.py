@@ -1,5 +1,6 @@
 """The runs on photographs: every step is a command that this release has, rates are the best of their search."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_every_step_is_a_command_of_this_release(step, searched, monkeypatch):
     """Its options exist, and its values make a configuration."""
     monkeypatch.setattr(evidence, "rates", lambda path: ["LR_MULTIPLIER=wgap=0.3", "HEAD_MULTIPLIER=wgap=400"])
     name, *rest = step.filled(**FILLED)
-    assert step.cost
+    assert re.fullmatch(r"\d+ min|seconds", step.cost)
     if name == "reproduce":
         values = {key.lower(): value for key, _, value in (word.partition("=") for word in rest)}
         config = experiments.configure(**values)
@@ -76,10 +77,10 @@ def test_what_is_shown_can_be_typed(searched):
     shown = CliRunner().invoke(commands.main, ["reference-photographs", "--show", *places]).output.splitlines()
     assert [line for line in shown if not line.startswith("# ")] == [step.typed(**FILLED) for step in evidence.CPU]
     assert evidence.CPU[2].typed(**FILLED) == "python -m wsol_utils keep-reference elsewhere/light/cub"
-    start = "make reproduce DATASET=ilsvrc PROFILE=light DATA_ROOT=i WEIGHTS=w.safetensors"
+    start = "make reproduce DATASET=ilsvrc DATA_ROOT=i PROFILE=light WEIGHTS=w.safetensors"
     assert evidence.CPU[3].typed(**FILLED).startswith(start)
-    odd = FILLED | {"ilsvrc": "my photographs"}
-    assert shlex.split(evidence.CPU[3].typed(**odd))[4] == "DATA_ROOT=my photographs"
+    odd = FILLED | {"ilsvrc": "my $photographs"}
+    assert shlex.split(evidence.CPU[3].typed(**odd))[3] == "DATA_ROOT=my $$photographs"  # as make wants it
 
 
 def test_steps_run_in_turn(monkeypatch):
@@ -91,6 +92,29 @@ def test_steps_run_in_turn(monkeypatch):
     assert "for want of elsewhere/light/tiny_imagenet/manifest.json: python -m wsol_utils keep-ref" in result.output
     [command] = seen
     assert command[0] == "doit" and "DATASET=ilsvrc" in command and "DATA_ROOT=i" in command
+
+
+def test_what_is_finished_is_not_searched_again(monkeypatch, tmp_path, searched):
+    seen = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **values: seen.append(command[2:]))
+    kept = tmp_path / "light" / "cub_validation" / "head_rates.csv"
+    kept.parent.mkdir(parents=True)
+    arguments = ["reference-photographs", "--cub", "c", "--weights", "w", "--results", str(tmp_path)]
+    first = CliRunner().invoke(commands.main, arguments).output
+    assert [command[1] for command in seen] == ["tune-heads"] and f"for want of {kept}: make reproduce" in first
+    searched.rename(kept)
+    second = CliRunner().invoke(commands.main, arguments).output
+    assert "finished before: python -m wsol_utils tune-heads" in second
+    assert seen[1][0] == "doit" and "HEAD_MULTIPLIER=wgap=400,gap=40" in seen[1] and len(seen) == 2
+
+
+def test_a_gpu_has_results_of_its_own(monkeypatch):
+    shown = [
+        CliRunner().invoke(commands.main, ["reference-photographs", "--show", *more]).output for more in ([], ["--gpu"])
+    ]
+    for text, folder, device in zip(shown, ("results", "results/gpu"), ("cpu", "cuda"), strict=True):
+        runs = [line for line in text.splitlines() if line.startswith("make reproduce")]
+        assert runs and all(f"DEVICE={device}" in line and f"RESULTS={folder}" in line for line in runs)
 
 
 def test_a_step_that_fails_ends_it(monkeypatch):

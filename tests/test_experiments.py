@@ -161,6 +161,9 @@ def test_a_pooling_can_have_a_rate_of_its_own():
     config = configure("cub", "paper", lr=0.5, lr_multiplier="wgap_sum=0.25", head_multiplier="wgap_sum=8")
     assert config.recipe("gap").lr == 0.5 and config.recipe("wgap_sum").lr == 0.125
     assert config.recipe("wgap_sum").head_multiplier == 8  # of its own rate
+    for name in ("lr_multiplier", "head_multiplier"):
+        with pytest.raises(ValueError, match=f"parameter {name} cannot be 0 for wgap: it must be greater than 0"):
+            configure("cub", "paper", **{name: "wgap=0"})
     with pytest.raises(ValueError, match=r"unknown pooling in lr_multiplier 'wgaq' \(did you mean 'wgap'\?\)"):
         configure("cub", "paper", lr_multiplier={"wgaq": 3.0})
 

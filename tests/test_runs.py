@@ -241,3 +241,58 @@ def test_ours_is_wgap_where_it_was_trained(config):
             rows = pd.DataFrame({"seed": seed, "pooling": names})
             runs.write_csv(rows, config.seed_folder(seed) / "networks.csv")
         assert runs.ours(config) == expected
+
+
+# What became of each image.
+
+
+@pytest.fixture
+def judged():
+    """Rows of `evaluation.rows`: two networks of two seeds, three images, by two rules."""
+    rows = []
+    for seed, pooling in ((0, "gap"), (1, "gap"), (0, "wgap"), (1, "wgap")):
+        for rule, iou in (("fixed", [0.5, 0.4, 0.9]), ("otsu", [0.1, 0.6, 0.7])):
+            key = {"seed": seed, "pooling": pooling, "recombination": "signed", "threshold_rule": rule}
+            right = np.array([True, pooling == "wgap", False])
+            rows.append(key | {"iou": np.array(iou) + 0.01 * seed, "class_is_right": right})
+    return pd.DataFrame(rows)
+
+
+def test_what_became_of_each_image_is_handed_on(judged, config, capsys):
+    config = experiments.replace(config, seeds=(0, 1))
+    fixed = judged["threshold_rule"] == "fixed"
+    runs.write_overlaps(config, judged[fixed], "recombination.npz")
+    runs.write_overlaps(config, judged[~fixed], "thresholds.npz")
+    assert "seed1/thresholds.npz" in capsys.readouterr().out
+    found = runs.overlaps(config)
+    metrics = judged.sample(frac=1, random_state=0).reset_index(drop=True)  # in any order
+    here, there = (runs.outcomes(metrics, rows, 0.5) for rows in (judged, found))
+    for figure in ("gt_known", "top1_loc", "top1_cls"):
+        assert here[figure].dtype == bool and here[figure].tolist() == there[figure].tolist()
+    for row, known, located, right in zip(metrics.itertuples(), *here.values(), strict=True):
+        assert known.tolist() == (row.iou >= 0.5).tolist() and right.tolist() == row.class_is_right.tolist()
+        assert located.tolist() == (known & right).tolist()
+    assert runs.outcomes(metrics, judged, 0.7)["gt_known"].sum() == 8  # another IoU counts
+    with pytest.raises(ValueError, match=r"no image's IoU is kept for \(1, 'wgap', 'signed', 'otsu'\)"):
+        runs.outcomes(metrics, judged[:-1], 0.5)
+
+
+def test_a_run_that_compares_no_rules_keeps_an_empty_list(judged, config):
+    runs.write_overlaps(config, judged[judged["seed"] == 0], "recombination.npz")
+    runs.write_overlaps(config, judged[:0], "thresholds.npz")
+    assert len(runs.overlaps(config)) == 4
+
+
+def test_a_missing_list_names_the_notebook(config):
+    with pytest.raises(FileNotFoundError, match=r"recombination\.npz is missing: run notebooks/03_cam_recombination"):
+        runs.overlaps(config)
+
+
+@pytest.mark.parametrize(
+    "weights, expected",
+    [("", "things"), ("imagenet", "imagenet"), ("scratch", "scratch"),
+     ("elsewhere/tiny_imagenet_gap_from_scratch.safetensors", "tiny_imagenet_gap_from_scratch")],
+)  # fmt: skip
+def test_tables_call_the_starting_weights_by_their_name(config, weights, expected):
+    """No file is opened: a run can be verified where its weights are not."""
+    assert runs.starting_point(experiments.replace(config, weights=weights)) == expected

@@ -188,6 +188,8 @@ def test_differences_are_paired_by_image_where_images_are_known():
     )
     row = only(one, "WGAP")
     assert row["n_seeds"] == 1 and row["low"] < 25 < row["high"]  # over the images alone
+    with pytest.raises(ValueError, match="a row for each of the 4 of metrics"):
+        seeds.paired_differences(metrics, outcomes={"gt_known": met[:3]}, figures=["gt_known"])
 
 
 def test_nothing_measured_at_both_ends():

@@ -308,7 +308,7 @@ def test_from_scratch_keeps_the_convolutions(small_cub):
     config = small_cub(weights="scratch", evaluate_on="test")
     table = runs.prepare(config)
     stages.train(config, table, 0, "gap", stages.starting_weights(config, 0))
-    backbone = config.seed_folder(0) / "gap_backbone.safetensors"
+    backbone = config.seed_folder(0) / "cub_gap_from_scratch.safetensors"
     assert models.read_metadata(backbone) == {"trained_on": "cub, from scratch"}
     next_one = stages.network(config, "wgap", 2, False, str(backbone))
     trained = models.load_into(stages.network(config, "gap", 2, False), runs.checkpoint(config, 0, "gap"))

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -211,6 +212,27 @@ def test_many_differences_are_counted(run):
     change(run, "metrics.csv", metrics.assign(n_images=5).to_csv(index=False))
     found = [text for text in lines(run) if "n_images" in text or text.startswith("…")]
     assert len(found) == 6 and found[-1] == "… and 15 more of this table"
+
+
+def test_the_iou_of_an_image(run):
+    """Changed in the file and in the manifest: it is not what the predictions say."""
+    path = run / "seed0" / "recombination.npz"
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["iou"][1, 0] += 0.25
+    np.savez(path, **arrays)
+    rewrite(run, lambda content: content["sha256"].update({"seed0/recombination.npz": files.sha256(path)}))
+    found = lines(run)
+    assert found[0].startswith("the IoU of the images that are kept for 0, gap, signed, best_fixed are not those")
+    assert all(text.startswith(("differences.csv", "…", "contributions.csv")) for text in found[1:])
+
+
+def test_the_iou_of_the_images_are_missing(run):
+    (run / "seed0" / "thresholds.npz").unlink()
+    found = lines(run)
+    assert found[0] == "seed0/thresholds.npz is missing"
+    assert found[1].startswith("the IoU of the images were not checked: ")
+    assert found[2].startswith("differences.csv cannot be computed again: ") and len(found) == 3
 
 
 @pytest.mark.parametrize("name", ["seeds.csv", "differences.csv", "contributions.csv"])

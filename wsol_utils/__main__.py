@@ -119,6 +119,7 @@ def predict(**values: Any) -> None:
 @click.option("--weights", default="", help="safetensors file to start from")
 @click.option("--epochs", default="", help="of each try, if not the profile's own number")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--device", default="", help="cpu or cuda, if not a GPU where there is one")
 @click.option("--results", default="results", show_default=True)
 def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], multipliers: str, seed: int, **values: str) -> None:
     """Try several rates of the head for each pooling on a validation part of DATASET's train split."""

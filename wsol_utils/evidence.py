@@ -1,7 +1,7 @@
 """The runs on real photographs whose figures results/reference keeps: a list of commands for each kind of machine.
 
-Every step goes on where it was cut off, and does nothing where it is finished. Data sets and weights are not ours to
-publish: what is kept are tables.
+A step that was cut off goes on where it was; a search that is finished is not made again, nor a network trained twice.
+Data sets and weights are not ours to publish: what is kept are tables.
 """
 
 import shlex
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import click
 import pandas as pd
+
+from wsol_utils import maintenance
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = {"reproduce": "make reproduce"}  # all other commands are of `python -m wsol_utils`
@@ -26,18 +28,24 @@ class Step:
         cost: what it takes.
         searched: the table of `tune-heads` whose best rates it is given, too.
         after: a file of an earlier step that it needs.
+        once: the file that it writes at its very end: where that is, it is left out.
     """
 
     words: str
     cost: str = "seconds"
     searched: str = ""
     after: str = ""
+    once: str = ""
 
     def missing(self, **places: str) -> list[str]:
         """What it cannot be done without: options that were not given, the file of an earlier step."""
         options = [f"--{name}" for name, place in places.items() if place == f"{{{name}}}" and place in self.words]
-        after = self.after.format(**places)
-        return options or ([after] if after and not (ROOT / after).is_file() else [])
+        earlier = [path.format(**places) for path in (self.searched, self.after) if path]
+        return options or [path for path in earlier if not (ROOT / path).is_file()]
+
+    def is_finished(self, **places: str) -> bool:
+        """Whether it is one of those that are not done again, and done."""
+        return bool(self.once) and (ROOT / self.once.format(**places)).is_file()
 
     def filled(self, **places: str) -> list[str]:
         """The words one by one; rates that are still to be searched stand as "…"."""
@@ -47,7 +55,9 @@ class Step:
     def typed(self, **places: str) -> str:
         """What to type for it."""
         name, *rest = self.filled(**places)
-        return f"{PROGRAM.get(name, f'python -m wsol_utils {name}')} {shlex.join(rest)}"
+        if name in PROGRAM:  # a dollar is make's own
+            return f"{PROGRAM[name]} {shlex.join(rest).replace('$', '$$')}"
+        return f"python -m wsol_utils {name} {shlex.join(rest)}"
 
     def run(self, **places: str) -> None:
         """Do it, in this environment.
@@ -86,64 +96,65 @@ PLACES = {
     "tiny": "Tiny-ImageNet-200, all of it or a part", "weights": "SqueezeNet 1.1 trained on ImageNet, safetensors",
     "results": "folder to write to",
 }  # fmt: skip
-TUNE_CUB = (
-    "tune-heads cub --profile light --data-root {cub} --weights {weights} --results {results} --epochs 6"
-    " --multipliers 1,0.3,0.1 --rates gap=10,40,160 --rates wgap=25,100,400 --rates wgap_sum=10,40,160"
-)
-TUNE_TINY = (
-    "tune-heads tiny_imagenet --profile light --data-root {tiny} --weights {weights} --results {results} --epochs 1"
-    " --rates gap=2.5,10,40 --rates wgap=10,40,160"
-)
-CUB = (
-    "reproduce DATASET=cub PROFILE=light DATA_ROOT={cub} WEIGHTS={weights} RESULTS={results} POOLINGS=gap,wgap,wgap_sum"
-)
-ILSVRC = "reproduce DATASET=ilsvrc PROFILE=light DATA_ROOT={ilsvrc} WEIGHTS={weights} RESULTS={results}"
-TINY = "reproduce DATASET=tiny_imagenet PROFILE=light DATA_ROOT={tiny} WEIGHTS={weights} RESULTS={results}"
+LIGHT = "PROFILE=light WEIGHTS={weights} RESULTS={results}"
+CUB = f"reproduce DATASET=cub DATA_ROOT={{cub}} {LIGHT} POOLINGS=gap,wgap,wgap_sum"
+ILSVRC = f"reproduce DATASET=ilsvrc DATA_ROOT={{ilsvrc}} {LIGHT}"
+TINY = f"reproduce DATASET=tiny_imagenet DATA_ROOT={{tiny}} {LIGHT}"
 OF_CUB = "{results}/light/cub_validation/head_rates.csv"
 OF_TINY = "{results}/light/tiny_imagenet_validation/head_rates.csv"
+TUNE_LIGHT = "--profile light --weights {weights} --results {results}"
+TUNE_CUB = (
+    f"tune-heads cub --data-root {{cub}} {TUNE_LIGHT} --epochs 6 --multipliers 1,0.3,0.1"
+    " --rates gap=10,40,160 --rates wgap=25,100,400 --rates wgap_sum=10,40,160"
+)
+TUNE_TINY = (
+    f"tune-heads tiny_imagenet --data-root {{tiny}} {TUNE_LIGHT} --epochs 1"
+    " --rates gap=2.5,10,40 --rates wgap=10,40,160"
+)
 CPU = (  # minutes on two cores of an AMD EPYC, as measured while other work ran beside
-    Step(TUNE_CUB, "? min"),
-    Step(f"{CUB} SEEDS=0,1,2", "? min", OF_CUB),
+    Step(f"{TUNE_CUB} --device cpu", "? min", once=OF_CUB),
+    Step(f"{CUB} SEEDS=0,1,2 DEVICE=cpu", "? min", OF_CUB),
     keep("{results}/light/cub"),
-    Step(ILSVRC, "? min"),
+    Step(f"{ILSVRC} DEVICE=cpu", "? min"),
     keep("{results}/light/ilsvrc"),
-    Step(TUNE_TINY, "? min"),
-    Step(TINY, "? min", OF_TINY),
+    Step(f"{TUNE_TINY} --device cpu", "? min", once=OF_TINY),
+    Step(f"{TINY} DEVICE=cpu", "? min", OF_TINY),
     keep("{results}/light/tiny_imagenet"),
 )
 
 # The same on a GPU with more seeds, and the paper's own backbone with the pre-training that Tiny-ImageNet allows: its
 # rates from scratch are usual ones, not searched. None of this was run. Costs are arithmetic: images × 3 × VGG-16's
-# forward pass (31 GFLOP at 224 px, 10 at 128 px) at a tenth of an H100's bfloat16 peak of 990 TFLOP/s, and a minute of
-# notebooks 03 to 06 on the CPU for each network and 500 photographs.
+# forward pass (31 GFLOP at 224 px, 10 at 128 px) at a tenth of an H100's bfloat16 peak of 990 TFLOP/s, and notebooks
+# 03 to 06 on the CPU as long as they took for the list above.
 SCRATCH = (
     "reproduce DATASET=tiny_imagenet PROFILE=paper DATA_ROOT={tiny} RESULTS={results}/scratch WEIGHTS=scratch"
     " POOLINGS=gap IMAGE_SIZE=128 RESIZE_SIZE=144 EPOCHS=40 LR=3e-4 HEAD_MULTIPLIER=gap=1 OPTIMIZER=adamw"
-    " SCHEDULE=onecycle WEIGHT_DECAY=0.05"
+    " SCHEDULE=onecycle WEIGHT_DECAY=0.05 DEVICE=cuda"
 )
-PRETRAINED = "{results}/scratch/paper/tiny_imagenet/seed0/gap_backbone.safetensors"
+PRETRAINED = "{results}/scratch/paper/tiny_imagenet/seed0/tiny_imagenet_gap_from_scratch.safetensors"
+OF_VGG = "{results}/paper/cub_validation/head_rates.csv"
 TUNE_VGG = (
-    f"tune-heads cub --profile paper --data-root {{cub}} --weights {PRETRAINED} --results {{results}} --epochs 25"
-    " --multipliers 10,30,100 --rates gap=1,10,100 --rates wgap=10,100,1000 --rates wgap_sum=0.03,0.1,1"
+    f"tune-heads cub --data-root {{cub}} --profile paper --weights {PRETRAINED} --results {{results}} --epochs 25"
+    " --multipliers 10,30,100 --rates gap=1,10,100 --rates wgap=10,100,1000 --rates wgap_sum=0.03,0.1,1 --device cuda"
 )
 VGG = (
     f"reproduce DATASET=cub PROFILE=paper DATA_ROOT={{cub}} WEIGHTS={PRETRAINED} RESULTS={{results}}"
-    " POOLINGS=gap,wgap,wgap_sum"
+    " POOLINGS=gap,wgap,wgap_sum SEEDS=0,1,2,3,4 DEVICE=cuda"
 )
-GPU = (
+GPU = (  # its results are another folder's: networks that a CPU trained are not to count as the card's
     Step("benchmarks --gpu", "5 min"),
-    Step(TUNE_CUB, "5 min"),
-    Step(f"{CUB} SEEDS=0,1,2,3,4", "20 min", OF_CUB),
+    Step(f"{TUNE_CUB} --device cuda", "5 min", once=OF_CUB),
+    Step(f"{CUB} SEEDS=0,1,2,3,4 DEVICE=cuda", "? min", OF_CUB),
     keep("{results}/light/cub", "gpu/cub"),
-    Step(ILSVRC, "3 min"),
+    Step(f"{ILSVRC} DEVICE=cuda", "? min"),
     keep("{results}/light/ilsvrc", "gpu/ilsvrc"),
-    Step(TUNE_TINY, "5 min"),
-    Step(f"{TINY} SEEDS=0,1,2,3,4", "60 min", OF_TINY),
+    Step(f"{TUNE_TINY} --device cuda", "5 min", once=OF_TINY),
+    Step(f"{TINY} SEEDS=0,1,2,3,4 DEVICE=cuda", "? min", OF_TINY),
     keep("{results}/light/tiny_imagenet", "gpu/tiny_imagenet"),
-    Step(SCRATCH, "15 min"),
+    Step(SCRATCH, "? min"),
     keep("{results}/scratch/paper/tiny_imagenet", "gpu/tiny_imagenet_vgg16"),
-    Step(TUNE_VGG, "10 min", after=PRETRAINED),
-    Step(f"{VGG} SEEDS=0,1,2,3,4", "30 min", "{results}/paper/cub_validation/head_rates.csv", PRETRAINED),
+    Step(TUNE_VGG, "10 min", after=PRETRAINED, once=OF_VGG),
+    Step(VGG, "? min", OF_VGG, PRETRAINED),
     keep("{results}/paper/cub", "gpu/cub_vgg16"),
 )
 
@@ -161,9 +172,16 @@ def reference_photographs(gpu: bool, show: bool, **places: str) -> None:
 
     A step whose data set was not named, or whose earlier step was left out, is left out.
     """
+    if gpu:
+        places["results"] += "/gpu"
+        if not show:
+            maintenance.need_gpu()
     for step in GPU if gpu else CPU:
         if show:
             click.echo(f"# {step.cost}\n{step.typed(**places)}")
+            continue
+        if step.is_finished(**places):
+            click.echo(f"finished before: {step.typed(**places)}")
             continue
         if missing := step.missing(**places):
             click.echo(f"left out, for want of {' and '.join(missing)}: {step.typed(**places)}")

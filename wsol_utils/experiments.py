@@ -38,7 +38,7 @@ class Config:
         layout: the data set's layout on disk, one of `datasets.READERS`.
         data_root: folder of the data set's own files; a relative path starts at the repository's root.
         weights: "imagenet" (torchvision downloads them), a safetensors file, "scratch" (random ones; the trained
-            convolutions are kept in <pooling>_backbone.safetensors), or "" for the sample's own.
+            convolutions are kept in <dataset>_<pooling>_from_scratch.safetensors), or "" for the sample's own.
         backbone, poolings, temperature: of `models` and `pooling`.
         recombinations, rules: what notebooks 03 and 04 compare.
         features: what maps are made of: "plain" (P), "weighted" (S⊙P) or "unrectified" (P before its ReLU).
@@ -193,8 +193,10 @@ def configure(dataset: str = "birds", profile: str = "sample", **values: Any) ->
     row = {"dataset": dataset, "profile": profile} | PROFILES[profile] | own[dataset]
     given = {name: typed(types[name], name, value) for name, value in values.items() if value not in ("", [], ())}
     for multiplier in ("lr_multiplier", "head_multiplier"):
-        for name in given.get(multiplier, {}):
+        for name, times in given.get(multiplier, {}).items():
             one_of(f"pooling in {multiplier}", name, pooling.POOLINGS)
+            if not times > 0:
+                raise ValueError(f"parameter {multiplier} cannot be {times:g} for {name}: it must be greater than 0")
         given[multiplier] = row.get(multiplier, {}) | given.get(multiplier, {})
     config = Config(**row | given)
     one_of("backbone", config.backbone, models.BACKBONES)

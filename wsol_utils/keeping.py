@@ -38,14 +38,16 @@ def keep_run(run: Path, name: str = "") -> None:
     kept = reference.folder(profile, dataset)
     kept.mkdir(parents=True, exist_ok=True)
     pictures = ("fig2.png", "fig3.png", "fig4.png") if profile == "sample" else ()
-    for name in (*TABLES, *pictures):
-        shutil.copy(run / name, kept / name)
+    for file in (*TABLES, *pictures):
+        shutil.copy(run / file, kept / file)
     measured = pd.read_csv(run / "metrics.csv")
-    for name in SEED_TABLES:
-        tables = [run / f"seed{seed}" / f"{name}.csv" for seed in sorted(set(measured["seed"]))]
+    for file in SEED_TABLES:
+        tables = [run / f"seed{seed}" / f"{file}.csv" for seed in sorted(set(measured["seed"]))]
         rows = [pd.read_csv(table) for table in tables if table.is_file()]
         if any(map(len, rows)):  # where nothing was trained, there is no history
-            runs.write_csv(pd.concat(rows).round(4), kept / f"{name}.csv")
+            runs.write_csv(pd.concat(rows).round(4), kept / f"{file}.csv")
+        else:
+            (kept / f"{file}.csv").unlink(missing_ok=True)  # an earlier run's
     rates = run.with_name(f"{run.resolve().name}_validation") / "head_rates.csv"
     if rates.is_file():
         shutil.copy(rates, kept / rates.name)

@@ -1,6 +1,7 @@
 """The commands of those who keep this repository: its committed notebooks and results/reference, made again."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def benchmarks(gpu: bool) -> None:
     os.environ["TQDM_DISABLE"] = "1"
     notebook, kept = ROOT / "notebooks" / "08_benchmarks.ipynb", ROOT / "results" / "reference"
     if gpu:
+        need_gpu()
         kept /= "gpu"
         kept.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -82,12 +84,26 @@ def run_notebooks(**values: object) -> None:
 
 @click.command("keep-reference")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--name", default="", help="folder below results/reference, if not <profile>/<dataset>")
+@click.option("--name", default="", help="<folder>/<folder> below results/reference, if not <profile>/<dataset>")
 def keep_reference(run: Path, name: str) -> None:
     """Copy the tables of RUN, a folder <results>/<profile>/<dataset>, to results/reference."""
     from wsol_utils import keeping
 
+    if name and not re.fullmatch(r"\w+/\w+", name):
+        raise click.ClickException(f"--name {name}: give a folder and one in it, as gpu/cub")
     keeping.keep_run(run, name)
+
+
+def need_gpu() -> None:
+    """Stop where there is none: its figures are to be a GPU's.
+
+    Raises:
+        click.ClickException: saying so.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise click.ClickException("--gpu is for a machine with a CUDA GPU, and torch finds none here")
 
 
 def execute_in_place(path: Path, folder: Path | None = None) -> None:

@@ -200,9 +200,10 @@ def mcnemar(a: Array, b: Array) -> float:
 def paired_interval(differences: Array | Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Student's t interval of the mean of paired differences: of two methods over S seeds, or on N images each.
 
-    Seeds and images are both taken as drawn by chance, each from its own: the variance of the mean is that of the
-    seeds' means over S plus that of the images' means over N, which errs on the wide side, with Satterthwaite's
-    degrees of freedom. What there is only one of adds nothing: the interval does not speak of another one.
+    Seeds and images are both taken as drawn by chance: the variance of the mean is that of the seeds' means over S
+    plus that of the images' means over N (what neither explains is counted twice: wide rather than narrow), and t is
+    the mean of both parts' own, each by its share (Cochran). What there is only one of adds nothing: the interval does
+    not speak of another one.
 
     Args:
         differences: (S,), one for each seed, or (S, N), one for each seed and image; in any unit.
@@ -216,13 +217,10 @@ def paired_interval(differences: Array | Sequence[float], confidence: float = 0.
     if values.size < 2:
         return np.nan, np.nan
     means = [m for m in (values.mean(axis=1), values.mean(axis=0)) if len(m) > 1]
-    parts = [(m.var(ddof=1) / len(m), len(m) - 1) for m in means]
-    variance, mean = sum(part for part, _ in parts), values.mean()
-    if not variance:
-        return float(mean), float(mean)
-    freedom = variance**2 / sum(part**2 / f for part, f in parts)
-    reach = stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance)
-    return float(mean - reach), float(mean + reach)
+    parts = np.array([m.var(ddof=1) / len(m) for m in means])
+    t = stats.t.ppf((1 + confidence) / 2, [len(m) - 1 for m in means])
+    reach = (t * parts).sum() / np.sqrt(parts.sum()) if parts.any() else 0.0
+    return float(values.mean() - reach), float(values.mean() + reach)
 
 
 def _numpy(values: Array | Sequence) -> np.ndarray:

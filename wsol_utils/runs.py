@@ -3,6 +3,7 @@
 Only the notebooks, the runner and the command line use this module.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from wsol_utils import archive, datasets, distributed, experiments, files, models, protocols
+from wsol_utils import archive, datasets, distributed, experiments, files, protocols
 from wsol_utils.experiments import Config
 from wsol_utils.predictions import Predictions
 from wsol_utils.protocols import Protocol
@@ -136,16 +137,10 @@ def described(config: Config, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def starting_point(config: Config) -> str:
-    """What the networks' first weights were trained on, or the name of their file where it does not say so."""
-    if not config.weights:
-        return "things"  # the sample's own
-    if config.weights in ("imagenet", "scratch"):
-        return config.weights
-    path = experiments.absolute(config.weights)
-    try:
-        return models.read_metadata(path).get("trained_on", path.stem)
-    except (OSError, ValueError):  # somebody else's header
-        return path.stem
+    """What tables call the weights that training started from: "imagenet", "scratch", the name of their file, or
+    "things" for the sample's own.
+    """
+    return Path(config.weights).name.removesuffix(".safetensors") or "things"
 
 
 def write_overlaps(config: Config, rows: pd.DataFrame, name: str) -> None:
@@ -158,32 +153,46 @@ def write_overlaps(config: Config, rows: pd.DataFrame, name: str) -> None:
         own, path = rows[rows["seed"] == seed], config.seed_folder(seed) / name
         arrays = {column: own[column].to_numpy(str) for column in COMBINATION}
         with archive.Writer(path) as writer:
-            writer.put(**arrays, **{column: np.stack(list(own[column])) for column in ("iou", "class_is_right")})
+            writer.put(**arrays, **{column: np.array(list(own[column])) for column in ("iou", "class_is_right")})
         print("wrote", config.show(path))
 
 
-def outcomes(config: Config, metrics: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Whether each row of metrics met each image, from what notebooks 03 and 04 kept.
+def overlaps(config: Config) -> pd.DataFrame:
+    """What `write_overlaps` kept in notebooks 03 and 04: seed, `COMBINATION`, and of each image iou and class_is_right.
+
+    Raises:
+        FileNotFoundError: if a file of an earlier notebook is missing.
+        ValueError: if it is cut off.
+    """
+    rows = []
+    for seed, (name, notebook) in itertools.product(config.seeds, OVERLAPS.items()):
+        kept = archive.read(config.require(config.seed_folder(seed) / name, notebook))
+        columns = {name: list(kept[name]) for name in (*COMBINATION, "iou", "class_is_right")}
+        rows.append(pd.DataFrame(columns).assign(seed=seed))
+    return pd.concat(rows, ignore_index=True).astype(dict.fromkeys(COMBINATION, str))
+
+
+def outcomes(metrics: pd.DataFrame, rows: pd.DataFrame, iou: float) -> dict[str, np.ndarray]:
+    """Whether each row of metrics met each image.
+
+    Args:
+        rows: of `overlaps`, or of `evaluation.rows` with the seed; in any order.
+        iou: that counts as a hit.
 
     Returns:
         For `gt_known`, `top1_loc` and `top1_cls`: (rows of metrics, N) bool.
 
     Raises:
-        FileNotFoundError: if a file of an earlier notebook is missing.
-        ValueError: if it is cut off, or lacks one of the rows.
+        ValueError: if rows lack one of metrics.
     """
-    hits, right = {}, {}
-    for seed in config.seeds:
-        for name, notebook in OVERLAPS.items():
-            kept = archive.read(config.require(config.seed_folder(seed) / name, notebook))
-            for i, key in enumerate(zip(*(kept[column] for column in COMBINATION), strict=True)):
-                hits[seed, *map(str, key)] = np.asarray(kept["iou"][i]) >= config.conventions.iou
-                right[seed, *map(str, key)] = np.asarray(kept["class_is_right"][i])
-    keys = list(metrics[["seed", *COMBINATION]].itertuples(index=False, name=None))
-    if missing := [key for key in keys if key not in hits]:
+    key = ["seed", *COMBINATION]
+    place = {words: i for i, words in enumerate(rows[key].itertuples(index=False, name=None))}
+    keys = list(metrics[key].itertuples(index=False, name=None))
+    if missing := [words for words in keys if words not in place]:
         raise ValueError(f"no image's IoU is kept for {missing[0]}: run notebooks 03 and 04 again")
-    known, classified = (np.array([of[key] for key in keys]) for of in (hits, right))
-    return {"gt_known": known, "top1_loc": known & classified, "top1_cls": classified}
+    found = rows.iloc[[place[words] for words in keys]]
+    known, right = np.stack(list(found["iou"])) >= iou, np.stack(list(found["class_is_right"]))
+    return {"gt_known": known, "top1_loc": known & right, "top1_cls": right}
 
 
 def save_panels(path: Path, columns: list[dict[str, np.ndarray]]) -> None:

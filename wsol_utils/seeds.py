@@ -1,4 +1,4 @@
-"""Several training runs of one combination: their mean and deviation, and what a step changes, paired by seed."""
+"""Several training runs of one combination: mean and deviation, and what a step changes, paired by seed and image."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -24,7 +24,8 @@ PARTS: dict[str, Change] = {
     "threshold": {"threshold_rule": ("fixed", "first_above_mean")},  # Sec. 4.3
 }
 SUM_FORM: dict[str, Change] = {"WGAP (sum)": {"pooling": ("gap", "wgap_sum")}}  # Eq. 1 without its second division
-OTHER_RULES = ("percentile", "mean", "best_fixed", "oracle")  # beside that of Sec. 4.3
+# Beside that of Sec. 4.3; the last two look at the boxes of the very images that the interval takes as drawn by chance.
+OTHER_RULES = ("percentile", "mean", "best_fixed", "oracle")
 
 
 def together(parts: Mapping[str, Change]) -> dict[str, Change]:
@@ -88,8 +89,11 @@ def paired_differences(
         NaN, and the interval is over the images alone; without outcomes over the seeds alone, NaN for one.
 
     Raises:
-        ValueError: if a combination has two rows for one seed, or a step changes a column not in `IDENTITY`.
+        ValueError: if a combination has two rows for one seed, a step changes a column not in `IDENTITY`, or outcomes
+            have other rows than metrics.
     """
+    if any(len(met) != len(metrics) for met in (outcomes or {}).values()):
+        raise ValueError(f"outcomes need a row for each of the {len(metrics)} of metrics")
     rows = []
     for step, change in pairs.items():
         arrows = {column: f"{a} → {b}" for column, (a, b) in change.items()}

@@ -54,7 +54,7 @@ def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str)
     if not rows.empty:
         history = finetune(config, model, rows, config.recipe(name), path, seed, start, about)
         if start == "scratch" and distributed.rank() == 0:
-            backbone = path.with_name(f"{name}_backbone.safetensors")
+            backbone = path.with_name(f"{config.dataset}_{name}_from_scratch.safetensors")  # tables call it by its name
             models.save_backbone(model, config.backbone, backbone, f"{config.dataset}, from scratch")
         return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
     if distributed.rank() == 0:

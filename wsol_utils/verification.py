@@ -6,31 +6,26 @@ Nothing is written, and nothing outside the run's folder is opened: neither phot
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from io import StringIO
-from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from wsol_utils import evaluation, experiments, files, manifest, runs, seeds, tables
+from wsol_utils import comparison, evaluation, experiments, files, manifest, runs, seeds, tables
 from wsol_utils.predictions import Predictions, kind
 
-TOLERANCE = 1e-9  # between a figure and the same one computed again, in the unit of its table
-SHOWN = 5  # of a kind are told one by one
 KEYS = {  # what tells the rows of a table apart
     "metrics.csv": ["seed", *runs.COMBINATION],
     "seeds.csv": runs.COMBINATION,
     "differences.csv": ["step", *runs.COMBINATION, "figure"],
     "contributions.csv": ["form", "figure", "step"],
 }
-MADE = {  # what notebook 05 makes of metrics.csv
+MADE = {  # what notebook 05 makes of metrics.csv and of each image's IoU, which are checked first
     "seeds.csv": lambda config, metrics: seeds.over_seeds(metrics),
     "differences.csv": lambda config, metrics: seeds.paired_differences(
-        metrics, outcomes=runs.outcomes(config, metrics)
+        metrics, outcomes=runs.outcomes(metrics, runs.overlaps(config), config.conventions.iou)
     ),
-    "contributions.csv": lambda config, metrics: tables.all_contributions(
+    "contributions.csv": lambda config, metrics: tables.all_contributions(  # of the table that was just checked
         runs.read_csv(config.folder / "differences.csv")
     ),
     "table.csv": lambda config, metrics: tables.combined(config.dataset, metrics).to_csv(index=False),
@@ -141,28 +136,6 @@ def measured(config: experiments.Config, prediction: Predictions, seed: int, poo
     return rows
 
 
-def compare(name: str, kept: pd.DataFrame, again: pd.DataFrame) -> list[Finding]:
-    """The rows and figures in which a table, one of `KEYS`, is not what it is when it is computed again."""
-    again, key = pd.read_csv(StringIO(again.to_csv(index=False))), KEYS[name]
-    said = [f"{name} has no column {column}" for column in again if column not in kept]
-    said += [f"{name} has a column {column}, which nothing computes" for column in kept if column not in again]
-    if not set(key) <= set(kept):
-        return _few(said)
-    if (twice := kept.duplicated(key)).any():
-        return _few([*said, f"{name} has two rows {_words(kept[twice][key].iloc[0])}"])
-    kept, again = kept.set_index(key), again.set_index(key)
-    said += [f"{name} lacks the row {_words(row)}" for row in again.index[~again.index.isin(kept.index)]]
-    extra = kept.index[~kept.index.isin(again.index)]
-    said += [f"{name} has a row {_words(row)}, which nothing computes" for row in extra]
-    again = again[again.index.isin(kept.index)]
-    kept = kept.reindex(again.index)
-    for column in (column for column in again if column in kept):
-        for row in again.index[~_same(kept[column], again[column])]:
-            values = f"{kept.at[row, column]}, computed again {again.at[row, column]}"
-            said.append(f"{name}: {column} of {_words(row)} is {values}")
-    return _few(said)
-
-
 def _checksums(folder: Path, listed: dict[str, str]) -> tuple[list[Finding], dict[str, bool]]:
     """What is wrong with the files that a manifest lists; of those that are there, whether they are as it says."""
     findings, checked = [], {}
@@ -197,9 +170,9 @@ def _figures(config: Kept, checked: dict[str, bool], whole: set[str]) -> list[Fi
         try:
             again = MADE[name](config, metrics)
             if isinstance(again, str):
-                findings += _same_text(name, (config.folder / name).read_bytes(), again)
+                findings += _told(comparison.of_texts(name, (config.folder / name).read_bytes(), again))
             else:
-                findings += compare(name, runs.read_csv(config.folder / name), again)
+                findings += _told(comparison.of_tables(name, KEYS[name], runs.read_csv(config.folder / name), again))
         except Exception as error:  # likewise
             findings.append(Finding(f"{name} cannot be computed again: {_line(error)}"))
     return findings
@@ -222,26 +195,29 @@ def _metrics(config: Kept, metrics: pd.DataFrame, whole: set[str]) -> list[Findi
             failed.append((seed, pooling))
     if rows:
         left = metrics[~pd.MultiIndex.from_frame(metrics[["seed", "pooling"]]).isin(failed)] if failed else metrics
-        findings += compare("metrics.csv", left, runs.described(config, pd.DataFrame(rows)))
+        again = runs.described(config, pd.DataFrame(rows))
+        findings += _told(comparison.of_tables("metrics.csv", KEYS["metrics.csv"], left, again))
+        findings += _overlaps(config, pd.DataFrame(rows))
     return findings
 
 
-def _same(kept: pd.Series, again: pd.Series) -> np.ndarray:
-    """(n,) bool: numbers within the tolerance, all else to the letter."""
-    if not is_numeric_dtype(again) or is_bool_dtype(again):
-        return (kept.astype(str) == again.astype(str)).to_numpy()
-    numbers = pd.to_numeric(kept, errors="coerce")
-    close = np.isclose(numbers.astype(float), again.astype(float), rtol=0, atol=TOLERANCE, equal_nan=True)
-    return close & (numbers.isna() == kept.isna()).to_numpy()
-
-
-def _same_text(name: str, kept: bytes, again: str) -> list[Finding]:
-    """The first line that differs."""
-    there, here = (text.replace("\r\n", "\n").split("\n") for text in (kept.decode("utf-8", "replace"), again))
-    for number, (a, b) in enumerate(zip_longest(there, here, fillvalue=""), start=1):
-        if a != b:
-            return [Finding(f"{name}: line {number} is {a[:160]!r}, computed again {b[:160]!r}")]
-    return []
+def _overlaps(config: Kept, again: pd.DataFrame) -> list[Finding]:
+    """Each image's IoU, as it is kept, beside what the predictions say."""
+    key = ["seed", *runs.COMBINATION]
+    try:
+        kept = runs.overlaps(config).set_index(key)
+    except (OSError, ValueError, KeyError) as error:
+        return [Finding(f"the IoU of the images were not checked: {_line(error)}")]
+    said = []
+    for row, here in again.set_index(key)[["iou", "class_is_right"]].iterrows():
+        there = kept.loc[row] if row in kept.index else None
+        if there is None or any(
+            np.shape(there[name]) != np.shape(here[name])
+            or not np.allclose(there[name], here[name], rtol=0, atol=comparison.TOLERANCE)
+            for name in here.index
+        ):
+            said.append(f"the IoU of the images that are kept for {comparison.words(row)} are not those computed again")
+    return _told(comparison.few(said))
 
 
 def _remarks(folder: Path, content: dict) -> list[Finding]:
@@ -267,23 +243,17 @@ def _words_of(content: dict, name: str) -> dict:
     return content[name] if isinstance(content.get(name), dict) else {}
 
 
+def _told(said: Sequence[str]) -> list[Finding]:
+    return [Finding(text) for text in said]
+
+
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _few(said: Sequence[str]) -> list[Finding]:
-    """The first ones, and how many there are besides."""
-    more = [f"… and {len(said) - SHOWN} more of this table"] if len(said) > SHOWN else []
-    return [Finding(text) for text in [*said[:SHOWN], *more]]
-
-
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def _words(key: Sequence) -> str:
-    return ", ".join(map(str, key))
+    more = f" and {len(names) - comparison.SHOWN} more" if len(names) > comparison.SHOWN else ""
+    return ", ".join(names[: comparison.SHOWN]) + more
 
 
 def _shown(name: str) -> str:
