@@ -62,6 +62,12 @@ CONTRIBUTIONS: dict[str, tuple[str, dict[str, str]]] = {
     "negative channels added, not left out; WGAP, Sec. 4.3": (
         "negative channels added", {"pooling": "wgap", "threshold_rule": "first_above_mean"},
     ),
+    "the map's mean, not Sec. 4.3; GAP, recombined": (
+        "mean instead", {"pooling": "gap", "recombination": "absolute"},
+    ),
+    "the map's mean, not Sec. 4.3; WGAP, recombined": (
+        "mean instead", {"pooling": "wgap", "recombination": "absolute"},
+    ),
 }  # fmt: skip
 SHOWN_RULES = ("fixed", "first_above_mean", "percentile", "mean", "best_fixed", "oracle")
 FORMS = {"wgap": "WGAP", "wgap_sum": "WGAP (sum)"}  # as printed, and without the second division
