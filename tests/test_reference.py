@@ -138,6 +138,21 @@ def test_a_step_with_and_without_an_interval(monkeypatch):
     ]  # fmt: skip
 
 
+def test_equal_rates(monkeypatch):
+    row = {"step": "WGAP", "figure": "gt_known", "from": 20.0, "to": 24.0, "difference": 4.0, "low": 1.0, "high": 7.0}
+    rows = [row | {"recombination": r, "threshold_rule": t, "figure": f} for f, r, t in reference.COMPARED.values()]
+    rows.append(rows[0] | {"step": "threshold", "difference": 99.0})
+    found = {"cub_slow": rows}
+    monkeypatch.setattr(reference, "read", lambda _, name, file: pd.DataFrame(found.get(name, [])))
+    lines = reference.equal_rates().splitlines()
+    assert len(lines) == 2 + len(reference.COMPARED) and "99.0" not in "".join(lines)
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
+        "3e-5, as searched for WGAP", "Top-1 Cls", "20.0", "24.0", "**+4.0 [+1.0, +7.0]**",
+    ]  # fmt: skip
+    found.clear()
+    assert reference.equal_rates() == "not run"
+
+
 def test_what_was_not_run_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(reference, "folder", lambda profile, dataset: tmp_path)
     text = reference.overview()

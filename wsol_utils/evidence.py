@@ -96,10 +96,15 @@ PLACES = {
     "tiny": "Tiny-ImageNet-200, all of it or a part", "weights": "SqueezeNet 1.1 trained on ImageNet, safetensors",
     "results": "folder to write to",
 }  # fmt: skip
-LIGHT = "PROFILE=light WEIGHTS={weights} RESULTS={results}"
-CUB = f"reproduce DATASET=cub DATA_ROOT={{cub}} {LIGHT} POOLINGS=gap,wgap,wgap_sum"
-ILSVRC = f"reproduce DATASET=ilsvrc DATA_ROOT={{ilsvrc}} {LIGHT}"
-TINY = f"reproduce DATASET=tiny_imagenet DATA_ROOT={{tiny}} {LIGHT}"
+LIGHT = "PROFILE=light WEIGHTS={weights}"
+CUB = f"reproduce DATASET=cub DATA_ROOT={{cub}} {LIGHT} RESULTS={{results}} POOLINGS=gap,wgap,wgap_sum"
+ILSVRC = f"reproduce DATASET=ilsvrc DATA_ROOT={{ilsvrc}} {LIGHT} RESULTS={{results}}"
+TINY = f"reproduce DATASET=tiny_imagenet DATA_ROOT={{tiny}} {LIGHT} RESULTS={{results}}"
+# GAP and WGAP at one rate of the network, that which the search gave to either, each with the head's rate that was best
+# there: a search may give them different ones, and a slowly tuned network localises differently.
+EQUAL = f"reproduce DATASET=cub DATA_ROOT={{cub}} {LIGHT} POOLINGS=gap,wgap"
+FAST = f"{EQUAL} RESULTS={{results}}/fast LR_MULTIPLIER=gap=1,wgap=1 HEAD_MULTIPLIER=gap=40,wgap=100"
+SLOW = f"{EQUAL} RESULTS={{results}}/slow LR_MULTIPLIER=gap=0.3,wgap=0.3 HEAD_MULTIPLIER=gap=160,wgap=100"
 OF_CUB = "{results}/light/cub_validation/head_rates.csv"
 OF_TINY = "{results}/light/tiny_imagenet_validation/head_rates.csv"
 TUNE_LIGHT = "--profile light --weights {weights} --results {results}"
@@ -109,7 +114,7 @@ TUNE_CUB = (
 )
 TUNE_TINY = (
     f"tune-heads tiny_imagenet --data-root {{tiny}} {TUNE_LIGHT} --epochs 1"
-    " --rates gap=2.5,10,40 --rates wgap=10,40,160"
+    " --rates gap=2.5,10,40,160 --rates wgap=2.5,10,40,160"
 )
 CPU = (  # minutes on two cores of an AMD EPYC, as measured while other work ran beside
     Step(f"{TUNE_CUB} --device cpu", "? min", once=OF_CUB),
@@ -120,6 +125,10 @@ CPU = (  # minutes on two cores of an AMD EPYC, as measured while other work ran
     Step(f"{TUNE_TINY} --device cpu", "? min", once=OF_TINY),
     Step(f"{TINY} DEVICE=cpu", "? min", OF_TINY),
     keep("{results}/light/tiny_imagenet"),
+    Step(f"{SLOW} SEEDS=0,1,2 DEVICE=cpu", "? min"),
+    keep("{results}/slow/light/cub", "light/cub_slow"),
+    Step(f"{FAST} SEEDS=0,1,2 DEVICE=cpu", "? min"),
+    keep("{results}/fast/light/cub", "light/cub_fast"),
 )
 
 # The same on a GPU with more seeds, and the paper's own backbone with the pre-training that Tiny-ImageNet allows: its
@@ -151,6 +160,10 @@ GPU = (  # its results are another folder's: networks that a CPU trained are not
     Step(f"{TUNE_TINY} --device cuda", "5 min", once=OF_TINY),
     Step(f"{TINY} SEEDS=0,1,2,3,4 DEVICE=cuda", "? min", OF_TINY),
     keep("{results}/light/tiny_imagenet", "gpu/tiny_imagenet"),
+    Step(f"{SLOW} SEEDS=0,1,2,3,4 DEVICE=cuda", "? min"),
+    keep("{results}/slow/light/cub", "gpu/cub_slow"),
+    Step(f"{FAST} SEEDS=0,1,2,3,4 DEVICE=cuda", "? min"),
+    keep("{results}/fast/light/cub", "gpu/cub_fast"),
     Step(SCRATCH, "? min"),
     keep("{results}/scratch/paper/tiny_imagenet", "gpu/tiny_imagenet_vgg16"),
     Step(TUNE_VGG, "10 min", after=PRETRAINED, once=OF_VGG),

@@ -90,6 +90,15 @@ COLUMNS = {
     "birds (sample)": ("sample", "birds"),
     "things (sample)": ("sample", "things"),
 }
+# GAP and WGAP on the 20 classes of CUB with one rate of the network for both, and what is compared there: a figure of
+# a recombination by a rule.
+EQUAL_RATES = {"cub_fast": "1e-4, as searched for GAP", "cub_slow": "3e-5, as searched for WGAP"}
+COMPARED = {
+    "Top-1 Cls": ("top1_cls", "signed", "fixed"),
+    "GT-known, original CAM": ("gt_known", "signed", "fixed"),
+    "GT-known, recombined": ("gt_known", "absolute", "fixed"),
+    "GT-known, recombined, Sec. 4.3": ("gt_known", "absolute", "first_above_mean"),
+}
 PRINTED = {"CAM (GAP, Eq. 2, fixed 0.20)": "VGG-CAM[6]", "+ threshold (Sec. 4.3): the paper's method": "Ours"}
 
 
@@ -138,6 +147,20 @@ def steps(figure: str = "gt_known") -> str:
     return pd.DataFrame(columns).rename_axis(f"{tables.METRICS[figure]}, points").to_markdown(disable_numparse=True)
 
 
+def equal_rates() -> str:
+    """What WGAP changes where the network learns at the same rate as with GAP, as Markdown."""
+    rows = []
+    for name, rate in EQUAL_RATES.items():
+        found = read("light", name, "differences.csv")
+        found = found[found["step"] == "WGAP"] if len(found) else found
+        for what, key in COMPARED.items() if len(found) else ():
+            row = found[(found[["figure", "recombination", "threshold_rule"]] == list(key)).all(axis=1)].iloc[0]
+            ends = {"GAP": f"{row['from']:.1f}", "WGAP": f"{row['to']:.1f}"}
+            points = _points(row.rename({"difference": "points"}))
+            rows.append({"the network's rate": rate, "percent": what, **ends, "WGAP − GAP, points": points})
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) if rows else "not run"
+
+
 def _points(row: pd.Series) -> str:
     """The difference with its interval, where it has one; bold where that does not hold 0."""
     text = f"{row['points']:+.1f}" + (f" [{row['low']:+.1f}, {row['high']:+.1f}]" if row["low"] == row["low"] else "")
@@ -160,9 +183,9 @@ def speed() -> str:
 
 
 def write_readme(path: Path = ROOT / "README.md") -> None:
-    """Put `overview`, `steps` and `speed` between the README's markers."""
+    """Put `overview`, `steps`, `equal_rates` and `speed` between the README's markers."""
     text = path.read_text(encoding="utf-8")
-    for name, table in {"results": overview(), "steps": steps(), "speed": speed()}.items():
+    for name, table in {"results": overview(), "steps": steps(), "rates": equal_rates(), "speed": speed()}.items():
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         _, _, after = rest.partition(f"<!-- /{name} -->")
         text = f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{after}"
