@@ -35,12 +35,13 @@ def test_every_row_builds(profile, dataset):
     assert config.recombinations == ("signed", "positive", "absolute") and config.features == "plain"
     assert config.conventions == protocols.get("paper")
     assert "first_above_mean" in config.rules and "fixed" not in config.rules  # the grid covers the fixed one
+    searched = (PROFILES[profile] | DATASETS[profile, dataset])["head_multiplier"]
     for name in ("gap", "wgap", "wgap_sum", "tap"):
         recipe = config.recipe(name)
-        assert recipe.head_multiplier == PROFILES[profile]["head_multiplier"][name]
+        assert recipe.head_multiplier == searched[name]
         assert recipe.epochs > 0 and recipe.lr > 0
         assert (recipe.batch_size, recipe.weight_decay) == (config.batch_size, config.weight_decay)
-    assert config.recipe("wgap").head_multiplier > config.recipe("gap").head_multiplier  # Eq. 1 divides by W·H
+    assert PROFILES[profile]["head_multiplier"]["wgap"] > PROFILES[profile]["head_multiplier"]["gap"]  # Eq. 1: / W·H
     assert is_usual(config)
 
 

@@ -45,6 +45,10 @@ DATASETS: dict[tuple[str, str], dict[str, Any]] = {
     ("light", "tiny_imagenet"): {
         "layout": "tiny_imagenet", "data_root": "data/tiny-imagenet-200",
         "image_size": 128, "resize_size": 144, "epochs": 3,
+        # GAP's and WGAP's of its own search, four tries each of one epoch (results/reference/light/tiny_imagenet), the
+        # others CUB's
+        "lr_multiplier": {"wgap_sum": 0.1},
+        "head_multiplier": {"gap": 10.0, "wgap": 10.0, "wgap_sum": 160.0, "tap": 4.0},
     },
     ("paper", "cub"): {"layout": "cub", "data_root": "data/CUB_200_2011"},
     ("paper", "ilsvrc"): {"layout": "ilsvrc", "data_root": "data/ILSVRC", "epochs": 10},
