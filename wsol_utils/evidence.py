@@ -116,13 +116,13 @@ TUNE_TINY = (
     f"tune-heads tiny_imagenet --data-root {{tiny}} {TUNE_LIGHT} --epochs 1"
     " --rates gap=2.5,10,40,160 --rates wgap=2.5,10,40,160"
 )
-CPU = (  # minutes on two cores of an AMD EPYC, as measured while other work ran beside
-    Step(f"{TUNE_CUB} --device cpu", "? min", once=OF_CUB),
-    Step(f"{CUB} SEEDS=0,1,2 DEVICE=cpu", "? min", OF_CUB),
+CPU = (  # minutes on two cores of an AMD EPYC, up to three steps and the tests side by side: two hours for all of them
+    Step(f"{TUNE_CUB} --device cpu", "32 min", once=OF_CUB),
+    Step(f"{CUB} SEEDS=0,1,2 DEVICE=cpu", "33 min", OF_CUB),
     keep("{results}/light/cub"),
-    Step(f"{ILSVRC} DEVICE=cpu", "? min"),
+    Step(f"{ILSVRC} DEVICE=cpu", "4 min"),
     keep("{results}/light/ilsvrc"),
-    Step(f"{TUNE_TINY} --device cpu", "? min", once=OF_TINY),
+    Step(f"{TUNE_TINY} --device cpu", "20 min", once=OF_TINY),
     Step(f"{TINY} DEVICE=cpu", "? min", OF_TINY),
     keep("{results}/light/tiny_imagenet"),
     Step(f"{SLOW} SEEDS=0,1,2 DEVICE=cpu", "? min"),
@@ -153,21 +153,21 @@ VGG = (
 GPU = (  # its results are another folder's: networks that a CPU trained are not to count as the card's
     Step("benchmarks --gpu", "5 min"),
     Step(f"{TUNE_CUB} --device cuda", "5 min", once=OF_CUB),
-    Step(f"{CUB} SEEDS=0,1,2,3,4 DEVICE=cuda", "? min", OF_CUB),
+    Step(f"{CUB} SEEDS=0,1,2,3,4 DEVICE=cuda", "15 min", OF_CUB),
     keep("{results}/light/cub", "gpu/cub"),
-    Step(f"{ILSVRC} DEVICE=cuda", "? min"),
+    Step(f"{ILSVRC} DEVICE=cuda", "4 min"),
     keep("{results}/light/ilsvrc", "gpu/ilsvrc"),
     Step(f"{TUNE_TINY} --device cuda", "5 min", once=OF_TINY),
     Step(f"{TINY} SEEDS=0,1,2,3,4 DEVICE=cuda", "? min", OF_TINY),
     keep("{results}/light/tiny_imagenet", "gpu/tiny_imagenet"),
-    Step(f"{SLOW} SEEDS=0,1,2,3,4 DEVICE=cuda", "? min"),
+    Step(f"{SLOW} SEEDS=0,1,2,3,4 DEVICE=cuda", "10 min"),
     keep("{results}/slow/light/cub", "gpu/cub_slow"),
-    Step(f"{FAST} SEEDS=0,1,2,3,4 DEVICE=cuda", "? min"),
+    Step(f"{FAST} SEEDS=0,1,2,3,4 DEVICE=cuda", "10 min"),
     keep("{results}/fast/light/cub", "gpu/cub_fast"),
     Step(SCRATCH, "? min"),
     keep("{results}/scratch/paper/tiny_imagenet", "gpu/tiny_imagenet_vgg16"),
     Step(TUNE_VGG, "10 min", after=PRETRAINED, once=OF_VGG),
-    Step(VGG, "? min", OF_VGG, PRETRAINED),
+    Step(VGG, "25 min", OF_VGG, PRETRAINED),
     keep("{results}/paper/cub", "gpu/cub_vgg16"),
 )
 
