@@ -88,7 +88,7 @@ def test_steps_run_in_turn(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda command, **values: seen.append(command[2:]))
     arguments = ["reference-photographs", "--ilsvrc", "i", "--weights", "w", "--results", "elsewhere"]
     result = CliRunner().invoke(commands.main, arguments)
-    assert result.exit_code == 0 and result.output.count("left out, for want of --cub:") == 2
+    assert result.exit_code == 0 and result.output.count("left out, for want of --cub:") == 4
     assert "for want of elsewhere/light/tiny_imagenet/manifest.json: python -m wsol_utils keep-ref" in result.output
     [command] = seen
     assert command[0] == "doit" and "DATASET=ilsvrc" in command and "DATA_ROOT=i" in command
@@ -101,11 +101,13 @@ def test_what_is_finished_is_not_searched_again(monkeypatch, tmp_path, searched)
     kept.parent.mkdir(parents=True)
     arguments = ["reference-photographs", "--cub", "c", "--weights", "w", "--results", str(tmp_path)]
     first = CliRunner().invoke(commands.main, arguments).output
-    assert [command[1] for command in seen] == ["tune-heads"] and f"for want of {kept}: make reproduce" in first
+    assert [command[0] for command in seen] == ["wsol_utils", "doit", "doit"]  # slow and fast ask for no search
+    assert seen[0][1] == "tune-heads" and f"for want of {kept}: make reproduce" in first
+    seen.clear()
     searched.rename(kept)
     second = CliRunner().invoke(commands.main, arguments).output
     assert "finished before: python -m wsol_utils tune-heads" in second
-    assert seen[1][0] == "doit" and "HEAD_MULTIPLIER=wgap=400,gap=40" in seen[1] and len(seen) == 2
+    assert [command[0] for command in seen] == ["doit"] * 3 and "HEAD_MULTIPLIER=wgap=400,gap=40" in seen[0]
 
 
 def test_a_gpu_has_results_of_its_own(monkeypatch):
