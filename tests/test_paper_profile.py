@@ -153,7 +153,10 @@ def test_tables(run):
     dataset, folder = run
     table, text = pd.read_csv(folder / "table.csv", dtype=str), (folder / "table.md").read_text(encoding="utf-8")
     measured = table[table["source"] == "measured"]
-    assert len(measured) == 10 and measured["measured_on"].str.fullmatch(rf"{dataset} \(paper\), vgg16 from [^,]+, 4 images").all()
+    assert (
+        len(measured) == 10
+        and measured["measured_on"].str.fullmatch(rf"{dataset} \(paper\), vgg16 from [^,]+, 4 images").all()
+    )
     printed = table[table["source"] == "paper"]
     if dataset == "tiny_imagenet":  # the paper has no such table
         assert printed.empty
