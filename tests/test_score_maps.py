@@ -457,6 +457,7 @@ def test_our_maps_written_and_read_give_the_same_figures(birds, tmp_path, protoc
     grid = evaluation.on_grid(evaluation.iou_on_grid(found, "signed", convention), convention)
     direct = evaluation.overlaps(found, "signed", convention, ALL[:2]) | grid
     expected = pd.DataFrame(evaluation.rows(found, {rule: direct[rule] for rule in ALL}, convention))
+    expected = expected.drop(columns=["iou", "class_is_right"])  # of each image: no figures of a table
     pd.testing.assert_frame_equal(listed[expected.columns], expected)
     assert listed["threshold"].nunique() > 1
     if convention.levels:
