@@ -128,7 +128,10 @@ def network(config: Config, name: str, classes: int, own_head: bool, weights: st
     """
     if weights == "scratch":
         if own_head:
-            raise ValueError(f"{config.dataset} has no train split: weights='scratch' leave nothing to evaluate")
+            raise ValueError(
+                f"{config.dataset} has no train split: weights='scratch' leave nothing to evaluate; give WEIGHTS of a "
+                "trained network"
+            )
         weights = None
     if not own_head:
         return models.build(config.backbone, classes, pooling.build(name, config.temperature), weights)
