@@ -126,14 +126,36 @@ def test_benchmarks_of_a_gpu_are_kept_apart(tmp_path, monkeypatch):
     assert not (root / "results" / "reference" / "benchmarks.csv").exists()
 
 
-def test_the_sample_is_kept_with_pictures_bands_and_the_search(finished, tmp_path):
+def test_the_sample_is_kept_with_pictures_and_the_search(finished, tmp_path):
     run = finished("sample", "birds")
     runs.write_csv(pd.DataFrame({"pooling": ["tap"]}), run.with_name("birds_validation") / "head_rates.csv")
     keeping.keep_run(run)
     kept = tmp_path / "kept" / "sample" / "birds"
     assert {"fig2.png", "fig3.png", "fig4.png", "head_rates.csv"} <= {path.name for path in kept.iterdir()}
-    bands = pd.read_csv(kept / "bands.csv").set_index("figure")
-    assert bands.loc["gt_known", ["mean", "low", "high"]].tolist() == [65, 50, 80]  # ± 4 deviations is more than 15
+
+
+def test_further_poolings_are_kept_below_those_of_the_run(finished, tmp_path, monkeypatch):
+    run, other = finished("light", "cub"), finished("light", "other")
+    monkeypatch.setattr(keeping.tables, "all_contributions", lambda differences: differences)
+    for folder, poolings in ((run, ["gap → wgap"]), (other, ["gap → wgap", "gap → tap"])):
+        for name in ("seeds.csv", "differences.csv"):
+            runs.write_csv(pd.DataFrame({"pooling": poolings, "of": folder.name}), folder / name)
+    taps = pd.DataFrame([measured(3, 1.0) | {"pooling": "tap"}, measured(3, 2.0)])
+    runs.write_csv(taps, other / "metrics.csv")
+    keeping.keep_run(run, other=other)
+    kept = tmp_path / "kept" / "light" / "cub"
+    assert pd.read_csv(kept / "metrics.csv")["gt_known"].tolist() == [60, 70, 1]
+    assert pd.read_csv(kept / "differences.csv").to_numpy().tolist() == [["gap → wgap", "cub"], ["gap → tap", "other"]]
+    assert pd.read_csv(kept / "channels.csv")["seed"].tolist() == [3, 5]
+
+
+def test_bands_are_kept_with_the_runs_that_gave_them(finished, tmp_path):
+    measured = {name: finished("sample", name) for name in ("own", "default")}
+    keeping.keep_bands("birds", measured)
+    kept = pd.read_csv(tmp_path / "kept" / "sample" / "birds" / "roundings.csv")
+    assert kept[["rounding", "seed", "gt_known"]].to_numpy().tolist() == [
+        ["own", 3, 60], ["own", 5, 70], ["default", 3, 60], ["default", 5, 70],
+    ]  # fmt: skip
 
 
 def test_temperatures_stand_side_by_side(tmp_path, monkeypatch):
@@ -169,14 +191,25 @@ def test_every_command_is_listed():
     ]  # fmt: skip
 
 
-def test_the_notebooks_are_run_through_the_runner(monkeypatch):
-    seen = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **values: seen.append((command, values)))
-    maintenance.run_notebooks(SEEDS="0,1", RESULTS="elsewhere")
-    [(command, values)] = seen
-    assert command[0] == sys.executable and command[4].endswith("dodo.py")
-    assert command[5:] == ["run", "SEEDS=0,1", "RESULTS=elsewhere", "notebooks", "manifest"]
-    assert values["check"] and (values["cwd"] / "dodo.py").is_file()
+def test_runs_go_through_the_runner_side_by_side(tmp_path, monkeypatch):
+    """A runner in the place of doit's: each run waits until the other has started."""
+    (tmp_path / "doit.py").write_text(
+        "import os, pathlib, sys, time\n"
+        "given = dict(word.split('=') for word in sys.argv if '=' in word)\n"
+        "pathlib.Path(given['RESULTS'], os.environ['ROUNDING']).touch()\n"
+        "while len(list(pathlib.Path(given['RESULTS']).iterdir())) < 2:\n"
+        "    time.sleep(0.01)\n"
+        "sys.exit(sys.argv[-2:] != ['notebooks', 'manifest'] or os.environ['OMP_NUM_THREADS'] != '1'\n"
+        "         or given['SEEDS'] == os.environ['ROUNDING'])\n"
+    )
+    monkeypatch.setattr(maintenance, "ROOT", tmp_path)
+    results = tmp_path / "results"
+    results.mkdir()
+    values = [{"SEEDS": "0,1", "RESULTS": results, "environment": {"ROUNDING": name}} for name in "ab"]
+    maintenance.run_notebooks(*values)
+    assert sorted(path.name for path in results.iterdir()) == ["a", "b"]
+    with pytest.raises(subprocess.CalledProcessError):
+        maintenance.run_notebooks(*(each | {"SEEDS": "b"} for each in values))
 
 
 # One's own pictures.

@@ -271,7 +271,15 @@ def test_the_notebooks_that_messages_name_exist():
 
 
 @pytest.mark.parametrize(
-    "values", [{"results": "other"}, {"seeds": "1,2"}, {"poolings": "gap,tap"}, {"device": "cuda"}, {"workers": 4}]
+    "values",
+    [
+        {"results": "other"},
+        {"seeds": "1,2"},
+        {"poolings": "gap,tap"},
+        {"device": "cuda"},
+        {"workers": 4},
+        {"threads": 1},
+    ],
 )
 def test_the_reference_applies(values):
     assert is_usual(configure(**values))
@@ -279,7 +287,7 @@ def test_the_reference_applies(values):
 
 @pytest.mark.parametrize(
     "values",
-    [{"epochs": 99}, {"lr": 1.0}, {"temperature": 2.0}, {"weights": "a"}, {"evaluate_on": "validation"}, {"threads": 1},
+    [{"epochs": 99}, {"lr": 1.0}, {"temperature": 2.0}, {"weights": "a"}, {"evaluate_on": "validation"},
      {"backbone": "squeezenet1_1"}, {"head_multiplier": {"wgap": 3.0}}, {"data_root": "elsewhere"},
      {"features": "weighted"}, {"protocol": "wsolevaluation"}, {"candidates": 11}, {"recombinations": "absolute"},
      *({name: word} for name, word in OWN_WORDS.items())],
@@ -314,7 +322,14 @@ def test_from_notebook_refuses_an_injected_name_that_nothing_knows():
     assert from_notebook(variables) == configure()
 
 
-def test_from_notebook_sets_the_threads():
+def test_the_environment_goes_before_the_profiles_threads_and_a_parameter_before_both(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert configure().threads == 0  # torch's own choice, which the variable is
+    assert configure(threads=3).threads == 3
+
+
+def test_from_notebook_sets_the_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     torch.set_num_threads(1)
     assert configure().threads > 0  # the sample's figures are to be repeated exactly
     from_notebook({"threads": 3})

@@ -213,10 +213,12 @@ def test_summary(run, monkeypatch):
     usual = experiments.replace(run, weights="")
     text = manifest.summary(usual)
     assert text.startswith(f"birds: {run.results}/sample/birds/table.md; ")
-    assert text.endswith("results/reference has no bands for this run")
+    assert text.endswith("has no bands for this run")
     folder = reference.folder("sample", "birds")
     metrics = pd.read_csv(run.folder / "metrics.csv").assign(gt_known=70.0)
-    runs.write_csv(reference.bands(metrics), folder / "bands.csv")
-    expected = "5 of 6 figures lie within the bands of results/reference/sample/birds"  # 60 does not, beside 70
-    assert manifest.summary(usual).endswith(expected)
+    several = pd.concat([metrics.assign(rounding="own")] * reference.FEWEST)
+    runs.write_csv(reference.bands(several), folder / "bands.csv")
+    expected = "5 of 6 figures lie within the bands of results/reference/sample/birds; outside:\n  "
+    text, _, outside = manifest.summary(usual).partition(expected)
+    assert text and len(outside.splitlines()) == 1 and "gt_known 60.0, 7.0 points below [67.0, 73.0]" in outside
     assert manifest.summary(run).endswith("no bands for this run")  # other weights than the reference's

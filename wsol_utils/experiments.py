@@ -57,7 +57,8 @@ class Config:
         results: folder of the results; a relative path starts at the repository's root.
         workers: processes that decode images; -1 for a share of the cores where a GPU computes, else none.
         device: "cpu", "cuda" or "" for a GPU where there is one.
-        threads: of torch on the CPU, 0 for torch's own choice; fixed where figures are to be repeated exactly.
+        threads: of torch on the CPU, 0 for torch's own choice. The sample's profile fixes them, as figures depend on
+            them; OMP_NUM_THREADS in the environment goes before the profile's number.
         deterministic: whether torch may use only algorithms that repeat themselves to the bit; slower on a GPU.
         cache_gb: decoded photographs of a train split that takes no more are kept in memory, of each process.
         decoder: "pillow" or "torchvision", see `loading.Loader`.
@@ -191,6 +192,8 @@ def configure(dataset: str = "birds", profile: str = "sample", **values: Any) ->
         if name not in types:
             raise ValueError(f"unknown parameter {name!r}{hint(name, types)}; there are {', '.join(types)}")
     row = {"dataset": dataset, "profile": profile} | PROFILES[profile] | own[dataset]
+    if "threads" in row and os.environ.get("OMP_NUM_THREADS"):
+        row["threads"] = 0  # as torch reads it there
     given = {name: typed(types[name], name, value) for name, value in values.items() if value not in ("", [], ())}
     for multiplier in ("lr_multiplier", "head_multiplier"):
         for name, times in given.get(multiplier, {}).items():
@@ -237,7 +240,7 @@ def is_usual(config: Config) -> bool:
     usual = configure(config.dataset, config.profile)
     free = (
         "results", "seeds", "poolings", "device", "workers", "cache_gb", "checkpoint_steps", "compiled",
-        "prediction_batch_size",
+        "prediction_batch_size", "threads",
     )  # fmt: skip
     return replace(config, **{name: getattr(usual, name) for name in free}) == usual
 

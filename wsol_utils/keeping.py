@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -19,20 +20,23 @@ from wsol_utils import (
     reference,
     runs,
     stages,
+    tables,
     thresholds,
 )
+from wsol_utils.seeds import FIGURES
 
 TABLES = ("metrics.csv", "seeds.csv", "differences.csv", "contributions.csv", "table.csv", "table.md")
 SEED_TABLES = ("history", "channels", "features", "failures", "levels", "conventions", "protocols", "max_box_acc")
 EXAMPLE = 7  # the test image of birds that notebook 00 shows: any would do
 
 
-def keep_run(run: Path, name: str = "") -> None:
-    """Tables for every profile; pictures and bands for the sample only, as photographs are not ours to publish.
+def keep_run(run: Path, name: str = "", other: Path | None = None) -> None:
+    """Tables for every profile; pictures for the sample only, as photographs are not ours to publish.
 
     Args:
         run: a folder <results>/<profile>/<dataset>.
         name: <profile>/<dataset> below results/reference, if not the run's own. Tables of a run on a GPU name it.
+        other: a run of the same data set with further poolings, whose rows are kept below the run's own.
     """
     profile, dataset = Path(name).parts if name else run.resolve().parts[-2:]
     kept = reference.folder(profile, dataset)
@@ -40,12 +44,17 @@ def keep_run(run: Path, name: str = "") -> None:
     pictures = ("fig2.png", "fig3.png", "fig4.png") if profile == "sample" else ()
     for file in (*TABLES, *pictures):
         shutil.copy(run / file, kept / file)
-    measured = pd.read_csv(run / "metrics.csv")
+    for file in ("metrics.csv", "seeds.csv", "differences.csv") if other else ():
+        runs.write_csv(_with_further_poolings(runs.read_csv(run / file), runs.read_csv(other / file)), kept / file)
+    if other:
+        differences = pd.read_csv(kept / "differences.csv")
+        runs.write_csv(tables.all_contributions(differences), kept / "contributions.csv")
     for file in SEED_TABLES:
-        tables = [run / f"seed{seed}" / f"{file}.csv" for seed in sorted(set(measured["seed"]))]
-        rows = [pd.read_csv(table) for table in tables if table.is_file()]
-        if any(map(len, rows)):  # where nothing was trained, there is no history
-            runs.write_csv(pd.concat(rows).round(4), kept / f"{file}.csv")
+        rows = _of_seeds(run, file)
+        if other:
+            rows = _with_further_poolings(rows, _of_seeds(other, file))
+        if len(rows):  # where nothing was trained, there is no history
+            runs.write_csv(rows.round(4), kept / f"{file}.csv")
         else:
             (kept / f"{file}.csv").unlink(missing_ok=True)  # an earlier run's
     rates = run.with_name(f"{run.resolve().name}_validation") / "head_rates.csv"
@@ -54,9 +63,36 @@ def keep_run(run: Path, name: str = "") -> None:
     device = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["device"]
     for path in () if device.startswith("CPU") else sorted(kept.glob("*.csv")):
         runs.write_csv(pd.read_csv(path).assign(device=device), path)
-    if profile == "sample":
-        runs.write_csv(reference.bands(measured), kept / "bands.csv")
     show()
+
+
+def _of_seeds(run: Path, file: str) -> pd.DataFrame:
+    """The tables of that name of all seeds of a run, one below the other; empty where there is none."""
+    seeds = sorted(set(runs.read_csv(run / "metrics.csv")["seed"]))
+    paths = [path for seed in seeds if (path := run / f"seed{seed}" / f"{file}.csv").is_file()]
+    found = [rows for path in paths if len(rows := runs.read_csv(path))]
+    return pd.concat(found) if found else pd.DataFrame()
+
+
+def _with_further_poolings(own: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The rows, and those of the other table whose pooling they lack."""
+    if "pooling" not in own:
+        return own
+    return pd.concat([own, other[~other["pooling"].isin(own["pooling"])]], ignore_index=True)
+
+
+def keep_bands(dataset: str, measured: Mapping[str, Path]) -> None:
+    """The figures of every training run, seed by seed under each rounding, and the bands that they give.
+
+    Args:
+        dataset: of the sample.
+        measured: the run of each rounding, by its name.
+    """
+    columns = [*reference.KEY, "seed", *FIGURES]
+    rows = [runs.read_csv(run / "metrics.csv")[columns].assign(rounding=name) for name, run in measured.items()]
+    figures = pd.concat(rows, ignore_index=True).round(4)
+    runs.write_csv(figures, reference.folder("sample", dataset) / "roundings.csv")
+    runs.write_csv(reference.bands(figures).round(4), reference.folder("sample", dataset) / "bands.csv")
 
 
 def show() -> None:

@@ -6,13 +6,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 ROOT = Path(__file__).resolve().parents[1]
-REFERENCE_SEEDS, REFERENCE_POOLINGS = "0,1,2", "gap,wgap,wgap_sum,tap"
+DATASETS = ("things", "birds")
+SEEDS, FEW_SEEDS = "0,1,2,3,4,5,6,7", "0,1,2"
+# As the processor rounds, and as torch rounds without vector instructions: another processor, in effect.
+ROUNDINGS: dict[str, dict[str, str]] = {"own": {}, "default": {"ATEN_CPU_CAPABILITY": "default"}}
 TEMPERATURES = (0.5, 2.0)  # of WGAP's softmax, beside the paper's 1
 
 
@@ -49,37 +53,66 @@ def benchmarks(gpu: bool) -> None:
 
 
 @click.command("reference")
-@click.option("--seeds", default=REFERENCE_SEEDS, show_default=True)
-@click.option("--poolings", default=REFERENCE_POOLINGS, show_default=True)
-def measure_reference(seeds: str, poolings: str) -> None:
-    """Measure again what results/reference/sample holds: more poolings and seeds than `make reproduce`."""
-    from wsol_utils import keeping, reference
+def measure_reference() -> None:
+    """Measure again what results/reference/sample holds; a run that was cut off goes on where it was.
 
-    wide = "results/.reference"
-    for dataset in ("things", "birds"):  # the old bands are not to judge the new figures
-        (reference.folder("sample", dataset) / "bands.csv").unlink(missing_ok=True)
-    birds = ROOT / wide / "sample" / "birds"
-    run_notebooks(SEEDS=seeds, POOLINGS=poolings, RESULTS=wide)
-    for dataset in ("things", "birds"):
-        keeping.keep_run(ROOT / wide / "sample" / dataset)
-    keeping.keep_example(birds)
-    shutil.copy(ROOT / wide / "sample" / "fig4.png", reference.folder("sample", "birds").with_name("fig4.png"))
-    for temperature in TEMPERATURES:
-        own = f"{wide}/temperature_{temperature:g}"
-        for path in (ROOT / wide / "sample" / "things").glob("seed*/*backbone.safetensors"):
-            copied = ROOT / own / path.relative_to(ROOT / wide)
+    GAP and WGAP with eight seeds under each of `ROUNDINGS`, side by side, a thread each; then the other poolings and
+    temperatures with three seeds. Tables are kept as soon as they are complete.
+    """
+    from wsol_utils import keeping, reference, sample
+
+    wide = ROOT / "results" / ".reference"
+    sample.render(ROOT / "data" / "sample")
+    usual = {"POOLINGS": "gap,wgap", "SEEDS": SEEDS}
+    run_notebooks(*(usual | {"RESULTS": wide / name, "environment": own} for name, own in ROUNDINGS.items()))
+    for dataset in DATASETS:
+        keeping.keep_run(wide / "own" / "sample" / dataset)
+        keeping.keep_bands(dataset, {name: wide / name / "sample" / dataset for name in ROUNDINGS})
+    keeping.keep_example(wide / "own" / "sample" / "birds")
+    shutil.copy(wide / "own" / "sample" / "fig4.png", reference.folder("sample", "birds").with_name("fig4.png"))
+
+    _start_with(wide / "poolings", "*/seed*/*.safetensors")  # what is trained there already is not trained again
+    run_notebooks({"POOLINGS": "gap,wgap,wgap_sum,tap", "SEEDS": FEW_SEEDS, "RESULTS": wide / "poolings"})
+    for dataset in DATASETS:
+        keeping.keep_run(wide / "own" / "sample" / dataset, other=wide / "poolings" / "sample" / dataset)
+
+    folders = {temperature: wide / f"temperature_{temperature:g}" for temperature in TEMPERATURES}
+    for folder in folders.values():
+        _start_with(folder, "things/seed*/backbone.safetensors", "things/seed*/pretraining.safetensors")
+    own = {"DATASET": "birds", "POOLINGS": "wgap", "SEEDS": FEW_SEEDS}
+    run_notebooks(*(own | {"TEMPERATURE": value, "RESULTS": folder} for value, folder in folders.items()))
+    keeping.keep_temperatures(*(folder / "sample" / "birds" for folder in (wide / "poolings", *folders.values())))
+
+
+def _start_with(folder: Path, *patterns: str) -> None:
+    """Copy the networks of the first run whose names fit, those of `FEW_SEEDS`, into another results folder."""
+    own = ROOT / "results" / ".reference" / "own" / "sample"
+    for path in (path for pattern in patterns for path in own.glob(pattern)):
+        copied = folder / "sample" / path.relative_to(own)
+        if path.parent.name.removeprefix("seed") in FEW_SEEDS.split(",") and not copied.exists():
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copied)
-            shutil.copy(path.with_name("pretraining.safetensors"), copied.with_name("pretraining.safetensors"))
-        run_notebooks(DATASET="birds", SEEDS=seeds, POOLINGS="wgap", TEMPERATURE=temperature, RESULTS=own)
-    keeping.keep_temperatures(birds, [ROOT / wide / f"temperature_{t:g}" / "sample" / "birds" for t in TEMPERATURES])
 
 
-def run_notebooks(**values: object) -> None:
-    """Notebooks 01 to 06 with these values, through the runner; 00 shows what they measure and is not run."""
-    run = [sys.executable, "-m", "doit", "--file", str(ROOT / "dodo.py"), "run"]
-    given = [f"{name}={value}" for name, value in values.items()]
-    subprocess.run([*run, *given, "notebooks", "manifest"], check=True, cwd=ROOT)
+def run_notebooks(*several: Mapping[str, Any]) -> None:
+    """Notebooks 01 to 06 through the runner, all runs at once with a thread each; 00 shows what they measure.
+
+    Args:
+        several: the values of each run; `environment`, if it is among them, goes before this process's own.
+
+    Raises:
+        subprocess.CalledProcessError: if one fails, once all have ended.
+    """
+    command, started = [sys.executable, "-m", "doit", "--file", str(ROOT / "dodo.py"), "run"], []
+    for values in several:
+        given = [f"{name}={value}" for name, value in values.items() if name != "environment"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | values.get("environment", {})
+        started.append(subprocess.Popen([*command, *given, "notebooks", "manifest"], cwd=ROOT, env=environment))
+    for process in started:
+        process.wait()
+    for process in started:
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
 
 
 @click.command("keep-reference")

@@ -60,12 +60,8 @@ def write(config: experiments.Config, given: dict[str, str]) -> None:
 def summary(config: experiments.Config) -> str:
     """Where the results are, and how they compare with results/reference."""
     metrics = pd.read_csv(config.folder / "metrics.csv")
-    compared = reference.compare(metrics, config.profile, config.dataset)
-    text = f"{config.dataset}: {config.show(config.folder / 'table.md')}"
-    if len(compared) and experiments.is_usual(config):
-        inside = f"{compared['inside'].sum()} of {len(compared)} figures lie within the bands"
-        return f"{text}; {inside} of results/reference/{config.profile}/{config.dataset}"
-    return f"{text}; results/reference has no bands for this run"
+    compared = reference.describe(metrics, config, experiments.is_usual(config))
+    return f"{config.dataset}: {config.show(config.folder / 'table.md')}; {compared}"
 
 
 def command(dataset: str, given: dict[str, str]) -> str:

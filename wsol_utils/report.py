@@ -133,23 +133,17 @@ def _bands(folder: Path, content: dict, metrics: pd.DataFrame) -> dict:
     """How a run compares with results/reference: in words, every figure outside, and GT-known of the table's rows."""
     config = experiments.configure(**content["parameters"] | {"results": ""})
     compared = reference.compare(metrics, config.profile, config.dataset)
-    if compared.empty or not experiments.is_usual(config):
-        return {
-            "text": "results/reference has no bands for this run.",
-            "short": "no bands",
-            "outside": None,
-            "rows": None,
-        }
-    inside, where = int(compared["inside"].sum()), f"results/reference/{config.profile}/{config.dataset}"
-    outside = compared[~compared["inside"]]
+    text = reference.describe(metrics, config, usual := experiments.is_usual(config))
+    if compared.empty or not usual:
+        return {"text": f"{text}.", "short": "no bands", "outside": None, "rows": None}
+    inside = compared["beyond"] == 0
     steps = compared[reference.KEY].apply(tuple, axis=1).isin(tables.STEPS.values())
-    chosen = compared[steps & (compared["figure"] == "gt_known")]
+    shown = compared.drop(columns="asserted").rename(columns={"beyond": "points beyond the band"})
     return {
-        "text": f"{inside} of {len(compared)} figures lie within the bands of {where}.",
-        "short": f"{inside} of {len(compared)}",
-        "outside": _rows(outside.drop(columns="inside")) if len(outside) else None,
-        "rows": _rows(chosen.drop(columns="figure").replace({"inside": {True: "yes", False: "no"}})),
-    }
+        "text": f"{text.splitlines()[0].removesuffix('; outside:')}.", "short": f"{inside.sum()} of {len(compared)}",
+        "outside": None if inside.all() else _rows(shown[~inside]),
+        "rows": _rows(shown[steps & (compared["figure"] == "gt_known")].drop(columns="figure")),
+    }  # fmt: skip
 
 
 def _figures(folder: Path) -> list[tuple[str, str, str]]:
