@@ -49,6 +49,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv || { $(PYTHON) -m venv --clear --without-pip .venv \
 		&& $(PYTHON) -m pip --python $(VENV_PYTHON) install --quiet pip; }  # where Python comes without ensurepip
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	$(VENV_PYTHON) -c "import matplotlib.font_manager"  # its font cache, which it would announce within a notebook
 	@touch $@
 
 clean:

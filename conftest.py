@@ -6,6 +6,8 @@ import shutil
 import socket
 import tempfile
 
+from matplotlib import font_manager  # noqa: F401  a slow machine would announce its font cache in a notebook
+
 collect_ignore_glob = ["notebooks/08_*.ipynb"]  # it measures speed for minutes; tests/test_benchmarks.py runs it small
 
 LOOPBACK = re.compile(r"127\.|::1$|localhost$|0\.0\.0\.0$|::$")

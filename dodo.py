@@ -101,7 +101,7 @@ def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
                 papermill.execute_notebook(
                     ROOT / "notebooks" / f"{name}.ipynb", running, parameters, engine_name=progress.ENGINE,
                     cwd=ROOT / "notebooks", kernel_name="python3", progress_bar=False, log_output=False,
-                    tell=line.tell,
+                    start_timeout=600, tell=line.tell,
                     extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # nothing of connections and interrupts
                 )  # fmt: skip
                 files.put(running, target)

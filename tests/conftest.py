@@ -1,9 +1,14 @@
 """What several test files ask for."""
 
+import hypothesis
 import pytest
 import torch
 
 from wsol_utils import experiments
+
+# No test fails because a machine is slow.
+hypothesis.settings.register_profile("slow", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("slow")
 
 
 @pytest.fixture

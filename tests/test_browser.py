@@ -29,7 +29,7 @@ FLAGS = (  # root has no sandbox, and nothing is asked of the network
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-SECONDS = 1000  # playwright counts milliseconds
+PATIENCE = 600_000  # milliseconds: what hangs is given up, what is slow is not
 
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it, or name one in CHROMIUM")
 
@@ -51,7 +51,7 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
     lab.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}', encoding="utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port, token = free.getsockname()[1], secrets.token_hex(16)
-    own = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR")
+    own = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     places = {name: str(folder / ".jupyter" / name) for name in own}
     places |= {f"JUPYTERLAB_{name}_DIR": str(folder / ".jupyter" / name) for name in ("SETTINGS", "WORKSPACES")}
     environment = os.environ | places | {"PYTHONPATH": str(folder), "JUPYTER_TOKEN": token}
@@ -65,7 +65,7 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
     with open(folder / "jupyter.log", "wb") as log:
         server = psutil.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        for _ in range(600):  # a minute
+        for _ in range(6000):  # ten minutes
             with socket.socket() as tried:
                 if tried.connect_ex(("127.0.0.1", port)) == 0:
                     break
@@ -86,21 +86,24 @@ def browser_page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
-            yield browser.new_page(viewport={"width": 1300, "height": 900})
+            page = browser.new_page(viewport={"width": 1300, "height": 900})
+            page.set_default_timeout(PATIENCE)
+            expect.set_options(timeout=PATIENCE)
+            yield page
         finally:
             browser.close()
 
 
 def run_all(page: Page, address: str) -> None:
     """Open the notebook, run it to its end and bring the explorer into view."""
-    page.goto(address, timeout=60 * SECONDS)
-    expect(page.get_by_text("| Idle")).to_be_visible(timeout=60 * SECONDS)
+    page.goto(address, timeout=PATIENCE)
+    expect(page.get_by_text("| Idle")).to_be_visible(timeout=PATIENCE)
     page.locator(".jp-Notebook-cell").first.click()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name=re.compile("^Run All( Cells)?$")).click()
-    expect(page.locator(".wsol-box")).to_be_attached(timeout=120 * SECONDS)  # not before it has run
+    expect(page.locator(".wsol-box")).to_be_attached(timeout=PATIENCE)  # not before it has run
     prompts = page.locator(".jp-CodeCell .jp-InputArea-prompt")
-    expect(prompts.last).to_have_text(f"[{prompts.count()}]:", timeout=60 * SECONDS)
+    expect(prompts.last).to_have_text(f"[{prompts.count()}]:", timeout=PATIENCE)
     page.locator(".wsol-box").evaluate("box => box.scrollIntoView({block: 'center'})")
 
 

@@ -132,7 +132,7 @@ def test_two_machines_train_and_predict_by_the_command_line(tmp_path):
                              env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
             for _ in range(2)
         ]  # fmt: skip
-        said = [agent.communicate(timeout=180)[0] for agent in agents]
+        said = [agent.communicate(timeout=1800)[0] for agent in agents]
         assert [agent.returncode for agent in agents] == [0, 0], said
         return "".join(said)
 

@@ -44,13 +44,13 @@ def started(variables: dict[str, str], hindrance=None) -> subprocess.Popen:
 def reproduce(hindrance=None, **variables: str) -> tuple[int, str]:
     """The exit status, and what was said."""
     process = started(variables, hindrance)
-    text, _ = process.communicate(timeout=600)
+    text, _ = process.communicate(timeout=1800)
     return process.returncode, text
 
 
 def until(process: subprocess.Popen, notebook: str) -> psutil.Process:
     """Wait until the runner executes a notebook; the kernel that does."""
-    text, end = "", time.monotonic() + 300
+    text, end = "", time.monotonic() + 1800
     while notebook not in text:
         text += (said := process.stdout.read(1))
         assert said, text  # it has ended
@@ -147,7 +147,7 @@ def test_kernel_killed(variables, folder):
         assert process.poll() is None
         time.sleep(0.05)
     kernel.kill()
-    text, _ = process.communicate(timeout=600)
+    text, _ = process.communicate(timeout=1800)
     assert process.returncode != 0 and "Traceback" not in text and "01_dataset" not in text
     assert "02_finetune_wgap.ipynb, its process died (Kernel died), as happens when memory runs out: close" in text
     assert {name: modified(folder)[name] for name in before} == before
@@ -166,7 +166,7 @@ def test_two_at_once_and_the_first_is_killed(variables, folder):
     assert process.poll() is None
     process.kill()
     process.communicate()
-    kernel.wait(timeout=60)  # it ends by itself
+    kernel.wait(timeout=1800)  # it ends by itself
     assert (folder / "seed3" / "gap.safetensors").is_file() and not (folder / "manifest.json").exists()
 
 

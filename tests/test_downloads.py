@@ -181,8 +181,8 @@ def test_a_killed_download_goes_on(site, table, folder, tmp_path):
         "downloads.TABLE = Path(sys.argv[1]); downloads.fetch('birds.bin', sys.argv[2])"
     )
     process = subprocess.Popen([sys.executable, "-c", script, tmp_path / "table.csv", folder])
-    part, until = folder / PART, time.monotonic() + 30
-    while not (part.exists() and part.stat().st_size) and process.poll() is None and time.monotonic() < until:
+    part = folder / PART
+    while not (part.exists() and part.stat().st_size) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and names(folder) == [PART, f"{PART}.stamp"]
@@ -195,7 +195,7 @@ def test_a_killed_download_goes_on(site, table, folder, tmp_path):
 
 @pytest.mark.fault("a server falls silent in the middle of a download", "its bytes, after a time-out")
 def test_a_silent_server_is_left(site, table, folder, monkeypatch):
-    monkeypatch.setattr(downloads, "TIMEOUT", 0.3)
+    monkeypatch.setattr(downloads, "TIMEOUT", 2)
     site.stop_at, site.stalls = HALF, True
     with pytest.raises(DatasetError, match=f"timed out after {HALF} of 1024000 bytes"):
         downloads.fetch("birds.bin", folder)

@@ -77,7 +77,7 @@ def test_killed_while_the_sample_is_rendered(tmp_path):
             pass
         kills += job.killed(after)
         assert not root.exists() or contents(root) == expected
-        assert psutil.wait_procs(children, timeout=30)[1] == []  # those that draw end with the one that was killed
+        assert psutil.wait_procs(children, timeout=1800)[1] == []  # those that draw end with the one that was killed
     assert kills
     sample.render(root, processes=1, per_class=FEW)
     assert contents(root) == expected

@@ -28,7 +28,7 @@ from wsol_utils.photographs import decode
 
 INPUTS = 400  # for each parser
 TIMES = float(os.environ.get("FUZZ", "1"))
-SECONDS = 10  # that one input may take at most: what hangs takes longer
+SECONDS = 10  # of the processor, that one input may take at most: what hangs takes longer
 
 TOKENS = [
     b"nan", b"-inf", b"1e300", b"-1", b"0", b"2147483648", b"9" * 400, b"1_0", b"1.5", "１２".encode(), b"true",
@@ -281,7 +281,7 @@ def test_spoilt_files(tmp_path, monkeypatch, name):
         file = rng.choice(list(files))
         data = spoil(files[file], rng)
         file.write_bytes(data)
-        start = time.monotonic()
+        start = time.process_time()
         try:
             valid(root)
             outcomes["used"] += 1
@@ -292,7 +292,7 @@ def test_spoilt_files(tmp_path, monkeypatch, name):
             outcomes["refused"] += 1
         except Exception as error:  # those of `valid` too
             raise AssertionError(f"input {number} of {name}, {file.name}: {data[:300]!r}") from error
-        assert time.monotonic() - start < SECONDS, f"input {number} of {name}: {data[:300]!r}"
+        assert time.process_time() - start < SECONDS, f"input {number} of {name}: {data[:300]!r}"
         file.write_bytes(files[file])
     print(name, outcomes)
     assert min(outcomes.values()) > 0  # else nothing was spoilt, or nothing but spoilt

@@ -2,7 +2,6 @@
 
 import io
 import os
-import select
 import sys
 import time
 
@@ -16,20 +15,29 @@ from wsol_utils import progress
 TEXT = "02_finetune_wgap         birds         "
 
 
+END = "that was all"
+
+
 @pytest.fixture
 def terminal(monkeypatch):
-    """Makes a pseudo-terminal of standard output, and returns a function that gives what was written to it."""
-    monkeypatch.setattr(progress, "EVERY", 0.02)
+    """Makes a pseudo-terminal of standard output, and returns a function that reads what was written to it.
+
+    It waits for as much as it is told to be enough; after the block, for all.
+    """
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: 100.0)
     monkeypatch.setenv("COLUMNS", "80")
     master, slave = os.openpty()
     with os.fdopen(master, "rb", buffering=0) as shown, os.fdopen(slave, "w", encoding="utf-8") as out:
 
-        def written():
-            out.flush()
+        def written(enough=None):
+            if enough is None:
+                out.write(END)
+                out.flush()
             data = b""
-            while select.select([shown], [], [], 0.2)[0]:  # what is written arrives in parts, and a little later
-                data += shown.read(1 << 16)
-            return data.decode("utf-8").replace("\r\n", "\n")
+            while not (enough or (lambda text: text.endswith(END)))(data.decode("utf-8")):
+                data += shown.read(1 << 16)  # waits
+            return data.decode("utf-8").replace("\r\n", "\n").removesuffix(END)
 
         def begin():  # in the test itself: pytest gives each phase a standard output of its own
             monkeypatch.setattr(sys, "stdout", out)
@@ -53,11 +61,11 @@ def test_a_terminal_shows_cell_and_time_in_place(terminal):
     written = terminal()
     with progress.Line(TEXT) as line:
         line.tell(3, 24)
-        time.sleep(0.2)
+        text = written(lambda text: "cell 3" in text)
         line.tell(4, 24)
-        time.sleep(0.2)
+        text += written(lambda text: "cell 4" in text)
     print("    12 s")
-    text = written()
+    text += written()
     assert f"\r{TEXT}  cell 3 of 24, 0:00:00" in text and f"\r{TEXT}  cell 4 of 24, 0:00:00" in text
     assert seen(text) == [f"{TEXT}    12 s".rstrip(), ""]
 
@@ -67,8 +75,8 @@ def test_a_narrow_terminal_keeps_to_one_line(terminal, monkeypatch):
     written = terminal()
     with progress.Line(TEXT) as line:
         line.tell(3, 24)
-        time.sleep(0.1)
-    parts = written().split("\r")
+        text = written(lambda text: text.count("\r") > 3)
+    parts = (text + written()).split("\r")
     assert len(parts) > 3 and max(map(len, parts)) == 49
 
 
