@@ -28,11 +28,11 @@ def read(profile: str, dataset: str, name: str) -> pd.DataFrame:
 
 
 # The figures that the README shows of each data set of the sample: pooling, recombination, rule and figure.
-HEADLINE = {
-    "Top-1 Cls with GAP": ("gap", "signed", "fixed", "top1_cls"),
-    "Top-1 Cls with WGAP": ("wgap", "signed", "fixed", "top1_cls"),
-    **{name: (*combination, "gt_known") for name, combination in tables.STEPS.items()},
+SHOWN_OF = {name: (name, "gt_known") for name in tables.STEPS} | {  # its rows: one of `tables.STEPS`, and a figure
+    "Top-1 Cls with GAP": ("CAM (GAP, Eq. 2, fixed 0.20)", "top1_cls"),
+    "Top-1 Cls with WGAP": ("+ WGAP (Eq. 1)", "top1_cls"),
 }
+HEADLINE = {name: (*tables.STEPS[step], figure) for name, (step, figure) in SHOWN_OF.items()}
 CHANCE = 1e-3  # that any headline figure of a sound run, on both data sets of the sample, leaves its band
 NARROWEST, WIDEST = 3.0, 15.0  # points from the mean to either end; a wider band asserts nothing
 FEWEST = 8  # runs that a band needs
@@ -145,21 +145,24 @@ COMPARED = {
     "GT-known, recombined, Sec. 4.3": ("gt_known", "absolute", "first_above_mean"),
 }
 PRINTED = {"CAM (GAP, Eq. 2, fixed 0.20)": "VGG-CAM[6]", "+ threshold (Sec. 4.3): the paper's method": "Ours"}
+PRINTED_TOP1 = {"Top-1 Cls with GAP": "VGG-CAM[6]", "Top-1 Cls with WGAP": "Ours"}
 
 
 def overview() -> str:
-    """GT-known of every step, the paper's printed figures beside what results/reference holds, as Markdown."""
+    """GT-known of every step and Top-1 Cls of both poolings, printed and as results/reference holds it, as Markdown."""
     columns = {}
     for title, (profile, dataset) in COLUMNS.items():
         path = folder(profile, dataset) / "metrics.csv"
         if profile == "paper":
-            printed = tables.published(dataset).set_index("method")["gt_known"]
-            columns[title] = {step: printed[PRINTED[step]] if step in PRINTED else "" for step in tables.STEPS}
+            printed, rows = tables.published(dataset).set_index("method"), PRINTED | PRINTED_TOP1
+            columns[title] = {
+                name: printed.loc[rows[name], figure] if name in rows else "" for name, (_, figure) in SHOWN_OF.items()
+            }
         elif path.is_file():
-            measured = tables.measured(pd.read_csv(path)).set_index("method")["gt_known"]
-            columns[title] = {step: measured.get(step, "") for step in tables.STEPS}
+            measured = tables.measured(pd.read_csv(path)).set_index("method")
+            columns[title] = {name: measured[figure].get(step, "") for name, (step, figure) in SHOWN_OF.items()}
         else:
-            columns[title] = dict.fromkeys(tables.STEPS, "not run")
+            columns[title] = dict.fromkeys(SHOWN_OF, "not run")
     return pd.DataFrame(columns).rename_axis("GT-known Loc, %").to_markdown(disable_numparse=True)
 
 
