@@ -211,9 +211,9 @@ def test_seeds_as_make_hands_them_over_and_boxes_beyond_the_edge(tmp_path, small
     table = datasets.read_table(folder / "annotations.csv")
     assert table["clipped"].tolist() == [beyond.get(line, 0) for line in range(1, 11)]
     assert table["boxes"][2] == [(4, 5, table["width"][2], 14)]
-    said = "boxes clipped to their image: by more than a pixel in 2 images, by 32 pixels at most\n"
-    said += f"  32 pixels: bounding_boxes.txt:3 (images.txt:3), images/{paths[2]}\n"
-    assert said + f"  2 pixels: bounding_boxes.txt:1 (images.txt:1), images/{paths[0]}\n" in capsys.readouterr().out
+    said = "boxes clipped to their image: in 1 images by a pixel or less, in 2 by more; the most is 32 px\n"
+    said += f"  32 px: bounding_boxes.txt:3 (images.txt:3), images/{paths[2]}\n"
+    assert said + f"  2 px: bounding_boxes.txt:1 (images.txt:1), images/{paths[0]}\n" in capsys.readouterr().out
     heads = [load_file(folder / f"seed{seed}" / "gap.safetensors")["head.weight"] for seed in (0, 1)]
     assert not torch.equal(*heads)
     measured = pd.read_csv(folder / "table.csv", dtype=str).query("source == 'measured'")

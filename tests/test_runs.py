@@ -45,7 +45,7 @@ def test_a_large_train_split_is_opened_only_where_it_is_needed(tmp_path, monkeyp
     monkeypatch.setattr(runs, "MANY", 10)
     unopened, _ = runs.usable(given, listed)
     assert unopened["boxes"][0] == [(-9, 4, 4991, 13)] and (unopened["width"] == 0).sum() == 4
-    assert runs.clipping(unopened).endswith("0 pixels at most (4 images were not opened, their boxes stay as listed)")
+    assert runs.clipping(unopened).endswith("; 4 images were not opened, and their boxes stay as listed")
     for name, value in {"evaluate_on": "validation", "on_bad_image": "skip"}.items():  # a part of train is evaluated
         opened, _ = runs.usable(experiments.replace(given, **{name: value}), listed)
         assert (opened["width"] > 0).all() and opened["clipped"][0] == 4991 - opened["width"][0]
@@ -56,9 +56,9 @@ def test_a_large_train_split_is_opened_only_where_it_is_needed(tmp_path, monkeyp
 def test_the_largest_overshoots_are_listed(config):
     said = runs.clipping(table(5).assign(clipped=[0, 3.5, 1, 7, 1.5]), most=2).splitlines()
     assert said == [
-        "boxes clipped to their image: by more than a pixel in 3 images, by 7 pixels at most",
-        "  7 pixels: list.txt:1, 3.png",
-        "  3.5 pixels: list.txt:1, 1.png",
+        "boxes clipped to their image: in 1 images by a pixel or less, in 3 by more; the most is 7 px",
+        "  7 px: list.txt:1, 3.png",
+        "  3.5 px: list.txt:1, 1.png",
         "  and 1 more, in the column clipped of annotations.csv",
     ]
 

@@ -19,27 +19,16 @@ from xml.etree.ElementTree import Element
 import defusedxml.ElementTree
 import pandas as pd
 
-from wsol_utils.texts import LONGEST_XML, below, number, plain_text
+from wsol_utils.texts import LONGEST_XML, REMEDY, DatasetError, below, failure, found_in, names_in, number, plain_text
+
+__all__ = [  # and the error that tells what is wrong with a data set
+    "COLUMNS", "READERS", "REMEDY", "Box", "DatasetError", "failure", "read_cub", "read_ilsvrc", "read_tiny_imagenet",
+]  # fmt: skip
 
 Box = tuple[float, float, float, float]
 
 COLUMNS = ["image_id", "path", "split", "label", "class_name", "width", "height", "boxes", "source", "clipped"]
-REMEDY = "correct it, or unpack the data set again (notebook 01 says how to get it)"
-
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tab and the end of a line
-SAID = 400  # characters of a message about what a file says
-LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # file managers and archives leave it, and what begins with a dot
-
-
-class DatasetError(ValueError):
-    """The data on disk are not what their layout promises; names the file (and line) or value, and the remedy."""
-
-
-def failure(root: str | os.PathLike, where: str, problem: str, remedy: str = REMEDY) -> DatasetError:
-    """`where` is "file:line", relative to the root. One line, whatever the file says, and not a long one."""
-    problem = problem if len(problem) <= SAID else f"{problem[:SAID]}…"
-    message = f"{Path(root) / where}: {problem}; {remedy}"
-    return DatasetError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def read_cub(root: str | os.PathLike) -> pd.DataFrame:
@@ -88,7 +77,7 @@ def read_ilsvrc(root: str | os.PathLike) -> pd.DataFrame:
             images have the same id.
     """
     root = Path(root)
-    files = cache(partial(_files, root))  # a folder is listed once
+    names = cache(partial(names_in, root))  # looks into a folder once
     data, xmls = "ILSVRC/Data/CLS-LOC", "ILSVRC/Annotations/CLS-LOC/val"
     validation, has_xmls = _solution(root, "LOC_val_solution.csv"), (root / xmls).is_dir()
     synsets = _by_id(root, "LOC_synset_mapping.txt", 2)
@@ -96,14 +85,14 @@ def read_ilsvrc(root: str | os.PathLike) -> pd.DataFrame:
     rows = []
     if (root / data / "train").is_dir():
         solution = _solution(root, "LOC_train_solution.csv") if (root / "LOC_train_solution.csv").is_file() else {}
-        folders = {name for name in files(f"{data}/train") if (root / data / "train" / name).is_dir()}
+        folders = {name for name in names(f"{data}/train") if (root / data / "train" / name).is_dir()}
         for wnid in sorted(folders ^ classes.keys()):
             problem = "no such folder, though in" if wnid in classes else "unknown synset, not in"
             raise failure(root, f"{data}/train/{wnid}", f"{problem} LOC_synset_mapping.txt")
         others = []
         for wnid in classes:
             folder = f"{data}/train/{wnid}"
-            for name, file in _files(root, folder).items():
+            for name, file in names_in(root, folder).items():
                 if not name.endswith(".JPEG"):
                     others.append(f"{wnid}/{file}")
                     continue
@@ -121,9 +110,9 @@ def read_ilsvrc(root: str | os.PathLike) -> pd.DataFrame:
         if wnid not in classes:
             raise failure(root, listed, f"unknown synset {wnid!r}, not in LOC_synset_mapping.txt")
         if has_xmls:
-            xml = _found(files, f"{key}.xml", xmls, f"{xmls}/{wnid}")
+            xml = found_in(names, f"{key}.xml", xmls, f"{xmls}/{wnid}")
             boxes, listed = _voc_boxes(root, xml, wnid, listed), f"{xml} ({listed})"
-        path = _found(files, f"{key}.JPEG", f"{data}/val", f"{data}/val/{wnid}")
+        path = found_in(names, f"{key}.JPEG", f"{data}/val", f"{data}/val/{wnid}")
         rows.append((key, path, "test", *classes[wnid], boxes, listed))
     return _table(root, rows, "LOC_val_solution.csv")
 
@@ -144,20 +133,20 @@ def read_tiny_imagenet(root: str | os.PathLike) -> pd.DataFrame:
         raise failure(root, wnids[wnid][0], f"unknown synset {wnid!r}, not in words.txt")
     classes = {wnid: (label, words[wnid][1][0].split(",")[0]) for label, wnid in enumerate(sorted(wnids))}
     lines = [
-        ("train", (f"train/{wnid}/images",), where, file, wnid, corners)
+        ("train", [f"train/{wnid}/images"], where, file, wnid, corners)
         for wnid in classes
         if (root / "train").is_dir()
         for where, [file, *corners] in _fields(root, f"train/{wnid}/{wnid}_boxes.txt", 5)
     ]
     lines += [
-        ("test", ("val/images", f"val/{wnid}/images", f"val/{wnid}"), where, file, wnid, corners)
+        ("test", ["val/images", f"val/{wnid}/images", f"val/{wnid}"], where, file, wnid, corners)
         for where, [file, wnid, *corners] in _fields(root, "val/val_annotations.txt", 6)
     ]
-    rows, files = [], cache(partial(_files, root))
+    rows, names = [], cache(partial(names_in, root))
     for split, folders, where, file, wnid, corners in lines:
         if wnid not in classes:
             raise failure(root, where, f"unknown synset {wnid!r}, not in wnids.txt")
-        path = _found(files, _inside(root, where, file), *folders)
+        path = found_in(names, _inside(root, where, file), *folders)
         rows.append((Path(file).stem, path, split, *classes[wnid], [_box(root, where, corners)], where))
     return _table(root, rows, "val/val_annotations.txt")
 
@@ -167,30 +156,6 @@ READERS: dict[str, Callable[[str | os.PathLike], pd.DataFrame]] = {
     "ilsvrc": read_ilsvrc,
     "tiny_imagenet": read_tiny_imagenet,
 }
-
-
-def _as_listed(name: str) -> str:
-    """A file's name, with .JPEG for an ending that says the same."""
-    stem, ending = os.path.splitext(name)
-    return f"{stem}.JPEG" if ending.lower() in (".jpeg", ".jpg") else name
-
-
-def _files(root: Path, folder: str) -> dict[str, str]:
-    """What a folder holds: maps `_as_listed` to the name on disk, sorted; without LITTER; empty if it is not there."""
-    files: dict[str, str] = {}
-    for file in sorted(os.listdir(root / folder)) if (root / folder).is_dir() else ():
-        if file[0] == "." or file.lower() in LITTER:
-            continue
-        if (other := files.setdefault(_as_listed(file), file)) != file:
-            raise failure(root, f"{folder}/{file}", f"{other} beside it has the same id", "remove one of the two")
-    return files
-
-
-def _found(files: Callable[[str], dict[str, str]], name: str, *folders: str) -> str:
-    """The path of a listed file in the first of the folders that has it, else in the first; `files` as `_files`."""
-    key = _as_listed(name)
-    having = (f"{folder}/{files(folder)[key]}" for folder in folders if key in files(folder))
-    return next(having, f"{folders[0]}/{name}")
 
 
 def _fields(root: Path, name: str, count: int, separator: str | None = None) -> Iterator[tuple[str, list[str]]]:

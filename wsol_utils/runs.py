@@ -67,11 +67,13 @@ def clipping(table: pd.DataFrame, most: int = 20) -> str:
     Args:
         most: images that get a line, those with the largest overshoot first; more than a pixel all of them.
     """
-    beyond = table[table["clipped"] > 1].sort_values("clipped", ascending=False, kind="stable")
-    largest, unopened = table["clipped"].max(), int((table["width"] == 0).sum())
-    said = f"boxes clipped to their image: by more than a pixel in {len(beyond)} images, by {largest:g} pixels at most"
-    said += f" ({unopened} images were not opened, their boxes stay as listed)" if unopened else ""
-    lines = [f"  {row.clipped:g} pixels: {row.source}, {row.path}" for row in beyond.head(most).itertuples()]
+    clipped = table["clipped"]
+    beyond = table[clipped > 1].sort_values("clipped", ascending=False, kind="stable")
+    counts = f"in {((clipped > 0) & (clipped <= 1)).sum()} images by a pixel or less, in {len(beyond)} by more"
+    said = f"boxes clipped to their image: {counts}; the most is {clipped.max():g} px"
+    if unopened := int((table["width"] == 0).sum()):
+        said += f"; {unopened} images were not opened, and their boxes stay as listed"
+    lines = [f"  {row.clipped:g} px: {row.source}, {row.path}" for row in beyond.head(most).itertuples()]
     more = [f"  and {len(beyond) - most} more, in the column clipped of annotations.csv"] if len(beyond) > most else []
     return "\n".join([said, *lines, *more])
 
