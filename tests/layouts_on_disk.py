@@ -143,7 +143,8 @@ def table(n: int = 6, split: str = "train") -> pd.DataFrame:
     return pd.DataFrame(
         {"image_id": [str(i) for i in range(n)], "path": [f"{i}.png" for i in range(n)], "split": split,
          "label": [i % 2 for i in range(n)], "class_name": [f"c{i % 2}" for i in range(n)], "width": 8, "height": 8,
-         "boxes": [[(0.0, 0.0, 4.0, 4.0)] for _ in range(n)], "source": "list.txt:1"}
+         "boxes": [[(0.0, 0.0, 4.0, 4.0)] for _ in range(n)], "source": "list.txt:1",
+         "clipped": 0.0}
     )[list(COLUMNS)]  # fmt: skip
 
 

@@ -195,6 +195,97 @@ def test_blank_lines_windows_lines_and_a_byte_order_mark(tmp_path: Path, layout:
     pd.testing.assert_frame_equal(read(layout, tmp_path), expected)
 
 
+# What lies beside the images, and images that lie elsewhere.
+
+
+def leave(root: Path, folders: list[str]) -> None:
+    """What file managers, archives and JupyterLab leave, in each of the folders."""
+    for folder in folders:
+        write(root / folder, {f"{name}": "" for name in ("._n02_7.JPEG", ".DS_Store", "Thumbs.db", "desktop.ini")})
+        write(root / folder, {".ipynb_checkpoints/n02_7.JPEG": "", "__MACOSX/._n02_7.JPEG": ""})
+
+
+@pytest.mark.parametrize("layout", ["ilsvrc", "tiny_imagenet"])  # CUB's folders are not listed
+@pytest.mark.filterwarnings("error")
+def test_litter_is_not_counted(tmp_path: Path, layout: str) -> None:
+    LAYOUTS[layout](tmp_path)
+    before = read(layout, tmp_path)
+    leave(tmp_path, [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_dir()])
+    pd.testing.assert_frame_equal(read(layout, tmp_path), before)
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_ending_of_a_jpeg(tmp_path: Path) -> None:
+    ilsvrc(tmp_path)
+    before = datasets.read_ilsvrc(tmp_path)
+    renamed = {f"{TRAIN}/n02/n02_7": ".jpeg", f"{TRAIN}/n01/n01_5": ".JPG", f"{VAL}/v1": ".jpeg", f"{VAL}/v2": ".jpg"}
+    for path, ending in renamed.items():
+        (tmp_path / f"{path}.JPEG").rename(tmp_path / f"{path}{ending}")
+    found = check(datasets.read_ilsvrc(tmp_path), tmp_path)
+    assert found["path"].tolist() == [f"{TRAIN}/n02/n02_12.JPEG", *(path + ending for path, ending in renamed.items())]
+    pd.testing.assert_frame_equal(found[["image_id", "boxes", "split"]], before[["image_id", "boxes", "split"]])
+    for folder, name in ((f"{TRAIN}/n02", "n02_7"), (VAL, "v1")):
+        draw(tmp_path, [f"{folder}/{name}.JPEG"], (50, 40))
+        with pytest.raises(
+            DatasetError, match=rf"{folder}/{name}\.jpeg: {name}\.JPEG beside it has the same id; remove"
+        ):
+            datasets.read_ilsvrc(tmp_path)
+        (tmp_path / folder / f"{name}.JPEG").unlink()
+
+
+def test_other_files_beside_train_images_are_counted(tmp_path: Path) -> None:
+    ilsvrc(tmp_path)
+    before = datasets.read_ilsvrc(tmp_path)
+    write(tmp_path, {f"{TRAIN}/{name}": "" for name in ("n02/n02_9.png", "n02/list.txt", "n01/JPEG")})
+    with pytest.warns(UserWarning, match=rf"{TRAIN}: 3 files left out, no JPEG by their names \('n02/list.txt' is the"):
+        pd.testing.assert_frame_equal(datasets.read_ilsvrc(tmp_path), before)
+
+
+def into(root: Path, path: str, folder: str) -> None:
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / path).rename(root / folder / Path(path).name)
+
+
+def test_ilsvrc_s_validation_in_class_folders(tmp_path: Path) -> None:
+    ilsvrc(tmp_path)
+    for name, wnid in (("v1", "n01"), ("v2", "n02")):
+        into(tmp_path, f"{VAL}/{name}.JPEG", f"{VAL}/{wnid}")
+        into(tmp_path, f"{XML}/{name}.xml", f"{XML}/{wnid}")
+    table = check(datasets.read_ilsvrc(tmp_path), tmp_path)
+    assert table["path"].tolist()[3:] == [f"{VAL}/n01/v1.JPEG", f"{VAL}/n02/v2.JPEG"]
+    assert table["source"][4] == f"{XML}/n02/v2.xml (LOC_val_solution.csv:3)"
+    assert table["boxes"].tolist()[3:] == [[(1, 2, 31, 40)], [(0, 0, 50, 40), (5, 5, 10, 10)]]
+    draw(tmp_path, [f"{VAL}/v2.JPEG"], (60, 50))
+    assert check(datasets.read_ilsvrc(tmp_path), tmp_path)["path"].tolist()[4] == f"{VAL}/v2.JPEG"  # the flat one wins
+    (tmp_path / VAL / "v2.JPEG").unlink()
+    into(tmp_path, f"{VAL}/n02/v2.JPEG", f"{VAL}/n01")  # of another class: not taken for it
+    with pytest.raises(DatasetError, match=rf"{VAL}/v2\.JPEG: missing image"):
+        check(datasets.read_ilsvrc(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["val/{}/images", "val/{}"])
+def test_tiny_imagenet_s_validation_in_class_folders(tmp_path: Path, folder: str) -> None:
+    tiny_imagenet(tmp_path)
+    before = datasets.read_tiny_imagenet(tmp_path)
+    for name, wnid in (("val_0", "n02"), ("val_1", "n01")):
+        into(tmp_path, f"val/images/{name}.JPEG", folder.format(wnid))
+    paths = ["train/n01/images/n01_0.JPEG", "train/n02/images/n02_0.JPEG"]
+    paths += [f"{folder.format('n02')}/val_0.JPEG", f"{folder.format('n01')}/val_1.JPEG"]
+    table = datasets.read_tiny_imagenet(tmp_path)
+    pd.testing.assert_frame_equal(table, before.assign(path=paths))
+    check(table, tmp_path)
+
+
+def test_a_folder_of_images_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not looked into for each of 50,000 names."""
+    ilsvrc(tmp_path)
+    into(tmp_path, f"{VAL}/v2.JPEG", f"{VAL}/n02")
+    listed, real = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(Path(path)) or real(path))
+    datasets.read_ilsvrc(tmp_path)
+    assert len(listed) == len(set(listed)) and {tmp_path / VAL, tmp_path / VAL / "n02", tmp_path / XML} <= set(listed)
+
+
 # Bad input: (layout, file, text to replace or None to delete the file, its replacement, what the message says).
 
 BAD_FILES = [
@@ -338,27 +429,58 @@ def test_check_fills_sizes(tmp_path: Path, layout: str) -> None:
     assert set(zip(checked["width"], checked["height"], strict=True)) == {sizes[layout]}
     pd.testing.assert_frame_equal(table, before)
     pd.testing.assert_frame_equal(checked.drop(columns=["width", "height"]), table.drop(columns=["width", "height"]))
+    assert (checked["clipped"] == 0).all()
     only_test = check(table, tmp_path, ["test"])
     assert (only_test["width"] > 0).tolist() == (table["split"] == "test").tolist()
 
 
-def test_check_clips_one_pixel_and_no_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("box", "kept", "clipped"),  # x y width height in an image of 40 x 30
+    [
+        ("-0.5 0 9 9", (0, 0, 8.5, 9), 0.5),
+        ("5 -7 9 9", (5, 0, 14, 2), 7),
+        ("30 6 42 8", (30, 6, 40, 14), 32),
+        ("5 6 7 26", (5, 6, 12, 30), 2),
+        ("-1 -2 45 35", (0, 0, 40, 30), 4),  # by 1, 2, 4 and 3
+    ],
+)
+def test_check_clips_and_says_by_how_much(
+    tmp_path: Path, box: str, kept: tuple[float, float, float, float], clipped: float
+) -> None:
     cub(tmp_path)
     lines = (tmp_path / "bounding_boxes.txt").read_text()
-    (tmp_path / "bounding_boxes.txt").write_text(lines.replace("3 5.0 6.0 7.0 8.0", "3 -1.0 -0.5 42.0 31.5"))
-    checked = check(datasets.read_cub(tmp_path), tmp_path)  # 40 x 30: half a pixel out on top, one on the other sides
-    assert checked["boxes"][2] == [(0.0, 0.0, 40.0, 30.0)]
-    assert checked["boxes"][1] == [(2.5, 3.25, 13.0, 23.25)]
+    (tmp_path / "bounding_boxes.txt").write_text(lines.replace("3 5.0 6.0 7.0 8.0", f"3 {box}"))
+    table = datasets.read_cub(tmp_path)
+    checked = check(table, tmp_path)
+    assert checked["boxes"].tolist()[1:3] == [[(2.5, 3.25, 13.0, 23.25)], [kept]]
+    assert checked["clipped"].tolist() == [0, 0, clipped, 0]
+    pd.testing.assert_frame_equal(check(checked, tmp_path), checked)  # once clipped it stays counted
+    assert check(table, tmp_path, splits=["test"])["boxes"][2] == table["boxes"][2]  # it is a train image
+
+
+def test_check_of_cub_s_boxes_beyond_the_edge(tmp_path: Path) -> None:
+    """Two lines as the data set has them, with the sizes of their images."""
+    cub(tmp_path)
+    draw(tmp_path, ["images/001.Red_bird/a.jpg"], (500, 410))
+    draw(tmp_path, ["images/001.Red_bird/b.jpg"], (500, 333))
+    lines = (tmp_path / "bounding_boxes.txt").read_text().splitlines()
+    write(
+        tmp_path, {"bounding_boxes.txt": "\n".join(["1 92.0 51.0 440.0 303.0", "2 3.0 31.0 387.0 304.0", *lines[2:]])}
+    )
+    checked = check(datasets.read_cub(tmp_path), tmp_path)
+    assert checked["boxes"].tolist()[:2] == [[(92, 51, 500, 354)], [(3, 31, 390, 333)]]
+    assert checked["clipped"].tolist() == [32, 2, 0, 0]
 
 
 def test_check_clips_an_inclusive_corner_on_the_frame(tmp_path: Path) -> None:
     ilsvrc(tmp_path)  # xmax 50 of a 50 pixels wide image, as in the real annotations
     write(tmp_path, {f"{XML}/v2.xml": voc(("n02", 0, 0, 50, 40))})
-    assert check(datasets.read_ilsvrc(tmp_path), tmp_path)["boxes"].tolist()[-1] == [(0, 0, 50, 40)]
+    checked = check(datasets.read_ilsvrc(tmp_path), tmp_path)
+    assert checked["boxes"].tolist()[-1] == [(0, 0, 50, 40)] and checked["clipped"].tolist()[-1] == 1
 
 
 @pytest.mark.parametrize(
-    "box", ["-1.5 0 9 9", "0 -1.5 9 9", "0 0 41.5 30", "0 0 40 31.5", "40 0 1 9", "0 30 9 1", "-1 0 1 9", "90 90 5 5"]
+    "box", ["40 0 1 9", "0 30 9 1", "-1 0 1 9", "0 -9 9 9", "90 90 5 5", "-9 3 5 5", "3 -50 9 5", "39 30.5 9 9"]
 )
 def test_check_box_outside_its_image(tmp_path: Path, box: str) -> None:
     cub(tmp_path)
@@ -370,9 +492,16 @@ def test_check_box_outside_its_image(tmp_path: Path, box: str) -> None:
     check(table, tmp_path, splits=["test"])  # it is a train image
 
 
-def test_check_second_box_outside(tmp_path: Path) -> None:
+def test_check_several_boxes_of_an_image(tmp_path: Path) -> None:
     ilsvrc(tmp_path)
-    write(tmp_path, {f"{XML}/v2.xml": voc(("n02", 0, 0, 49, 39), ("n02", 5, 5, 52, 9))})
+    inside, beyond = ("n02", 0, 0, 49, 39), ("n02", -3, 5, 52, 9)
+    write(tmp_path, {f"{XML}/v2.xml": voc(inside, beyond, inside)})
+    write(tmp_path, {"LOC_train_solution.csv": "ImageId,PredictionString\nn02_7,n02 3 4 5 6 n02 9 9 60 60\n"})
+    checked = check(datasets.read_ilsvrc(tmp_path), tmp_path)
+    assert checked["boxes"].tolist()[-1] == [(0, 0, 50, 40), (0, 5, 50, 10), (0, 0, 50, 40)]
+    assert checked["boxes"].tolist()[1] == [(3, 4, 6, 7), (9, 9, 50, 40)]
+    assert checked["clipped"].tolist() == [0, 21, 0, 0, 3]  # 61 of 40 below; 53 of 50 to the right, 3 to the left
+    write(tmp_path, {f"{XML}/v2.xml": voc(inside, ("n02", 50, 5, 52, 9))})
     with pytest.raises(DatasetError, match=r"v2\.xml \(LOC_val_solution\.csv:3\): box 2, .*v2\.JPEG of 50 x 40"):
         check(datasets.read_ilsvrc(tmp_path), tmp_path)
 
@@ -452,8 +581,12 @@ def test_failed_write_leaves_the_old_table(tmp_path: Path) -> None:
         None,
         "",
         "a,b\n1,2\n",
-        ",".join(datasets.COLUMNS) + "\na,b,test,0,c,1,1,[[1]],d\n",
-        ",".join(datasets.COLUMNS) + "\na,b,test,zero,c,1,1,[],d\n",
+        ",".join(datasets.COLUMNS) + "\na,b,test,0,c,1,1,[[1]],d,0\n",
+        ",".join(datasets.COLUMNS) + "\na,b,test,zero,c,1,1,[],d,0\n",
+        ",".join(datasets.COLUMNS) + "\na,b,test,0,c,1,1,[],d,-1\n",
+        ",".join(datasets.COLUMNS) + "\na,b,test,0,c,1,1,[],d,nan\n",
+        ",".join(datasets.COLUMNS) + "\na,b,test,0,c,1,1,[],d,\n",
+        ",".join(datasets.COLUMNS[:-1]) + "\na,b,test,0,c,1,1,[],d\n",
     ],
 )
 def test_read_table_of_something_else(tmp_path: Path, text: str | None) -> None:
@@ -465,11 +598,11 @@ def test_read_table_of_something_else(tmp_path: Path, text: str | None) -> None:
 
 def made_up_table(sizes: list[int], test: int = 3) -> pd.DataFrame:
     rows = [
-        (f"{label}_{i}", f"{label}_{i}.jpg", "train", label, str(label), 9, 9, [(0.0, 0.0, 9.0, 9.0)], "list:1")
+        (f"{label}_{i}", f"{label}_{i}.jpg", "train", label, str(label), 9, 9, [(0.0, 0.0, 9.0, 9.0)], "list:1", 0.0)
         for label, size in enumerate(sizes)
         for i in range(size)
     ]
-    rows += [(f"t{i}", f"t{i}.jpg", "test", 0, "0", 9, 9, [(0.0, 0.0, 9.0, 9.0)], "list:1") for i in range(test)]
+    rows += [(f"t{i}", f"t{i}.jpg", "test", 0, "0", 9, 9, [(0.0, 0.0, 9.0, 9.0)], "list:1", 0.0) for i in range(test)]
     return pd.DataFrame(rows, columns=datasets.COLUMNS)
 
 
@@ -511,7 +644,8 @@ def painted(root: Path, size: tuple[int, int], boxes: list[tuple], mode: str = "
         pixels[y0:y1, x0:x1] = RED
     Image.fromarray(pixels).convert(mode).save(root / "image.png")
     boxes = [tuple(map(float, box)) for box in boxes]
-    return pd.DataFrame([("image", "image.png", "train", 3, "c", *size, boxes, "list:1")], columns=datasets.COLUMNS)
+    row = ("image", "image.png", "train", 3, "c", *size, boxes, "list:1", 0.0)
+    return pd.DataFrame([row], columns=datasets.COLUMNS)
 
 
 def red_extent(image: torch.Tensor) -> list[int]:
@@ -728,7 +862,7 @@ def test_leave_out_of_a_whole_split_stops(tmp_path: Path) -> None:
 
 def test_leave_out_leaves_wrong_boxes_to_check(tmp_path: Path) -> None:
     cub(tmp_path)
-    table = read("cub", tmp_path).assign(boxes=[[(0.0, 0.0, 99.0, 9.0)]] * 4)
+    table = read("cub", tmp_path).assign(boxes=[[(99.0, 0.0, 100.0, 9.0)]] * 4)
     used, left_out = datasets.leave_out(table, tmp_path)
     assert left_out.empty
     with pytest.raises(DatasetError, match="lies outside its image"):

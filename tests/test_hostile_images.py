@@ -36,7 +36,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH
 def row(file: Path) -> pd.DataFrame:
     """The annotation table of one image."""
     return pd.DataFrame(
-        [("a", file.name, "train", 0, "c", 0, 0, [(0.0, 0.0, 1.0, 1.0)], "list.txt:1")], columns=datasets.COLUMNS
+        [("a", file.name, "train", 0, "c", 0, 0, [(0.0, 0.0, 1.0, 1.0)], "list.txt:1", 0.0)], columns=datasets.COLUMNS
     )
 
 

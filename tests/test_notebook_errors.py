@@ -86,7 +86,7 @@ def bad_data(layout: str, fault: str, root: Path) -> str:
         (root / image).write_text("<html>not found</html>")
         return rf"{re.escape(image)}: an image that does not decode \(.+\), listed in .*{listed}.*; {UNPACK}"
     file, _, line = boxes.partition(":")
-    corners = {"no box": None, "box of no area": (9, 9, 8, 30), "box outside": (10, 10, 5000, 30)}[fault]
+    corners = {"no box": None, "box of no area": (9, 9, 8, 30), "box outside": (4000, 10, 5000, 30)}[fault]
     if layout == "cub":
         x0, y0, x1, y1 = corners or (0, 0, 0, 0)
         replace_line(root / file, int(line), corners and f"3 {x0} {y0} {x1 + 1 - x0} {y1 + 1 - y0}")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
-from layouts_on_disk import LAYOUTS, ROOT, cub, ilsvrc, run_notebook, run_road, weights_file
+from layouts_on_disk import LAYOUTS, ROOT, cub, ilsvrc, replace_line, run_notebook, run_road, weights_file
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -192,8 +192,15 @@ def test_defaults_are_those_of_the_paper(dataset):
 # Side roads.
 
 
-def test_seeds_as_make_hands_them_over(tmp_path, small_weights):
+def test_seeds_as_make_hands_them_over_and_boxes_beyond_the_edge(tmp_path, small_weights, capsys):
     cub(tmp_path / "data")
+    beyond = {1: 2, 3: 32, 4: 0.5}  # line of a box -> pixels
+    paths = [line.split()[1] for line in (tmp_path / "data" / "images.txt").read_text().splitlines()]
+    for line, pixels in beyond.items():
+        with Image.open(tmp_path / "data" / "images" / paths[line - 1]) as image:
+            replace_line(
+                tmp_path / "data" / "bounding_boxes.txt", line, f"{line} 4.0 5.0 {image.width - 4 + pixels} 9.0"
+            )
     run_road(
         dataset="cub", profile="paper", data_root=str(tmp_path / "data"), weights=str(small_weights), seeds="0,1",
         results=str(tmp_path / "results"), **CHEAP,
@@ -201,6 +208,12 @@ def test_seeds_as_make_hands_them_over(tmp_path, small_weights):
     folder = tmp_path / "results" / "paper" / "cub"
     metrics = assert_complete(folder, ("gap", "wgap"), seeds=(0, 1))
     assert set(metrics["backbone"]) == {"small_vgg"}
+    table = datasets.read_table(folder / "annotations.csv")
+    assert table["clipped"].tolist() == [beyond.get(line, 0) for line in range(1, 11)]
+    assert table["boxes"][2] == [(4, 5, table["width"][2], 14)]
+    said = "boxes clipped to their image: in 1 images by a pixel or less, in 2 by more; the most is 32 px\n"
+    said += f"  32 px: bounding_boxes.txt:3 (images.txt:3), images/{paths[2]}\n"
+    assert said + f"  2 px: bounding_boxes.txt:1 (images.txt:1), images/{paths[0]}\n" in capsys.readouterr().out
     heads = [load_file(folder / f"seed{seed}" / "gap.safetensors")["head.weight"] for seed in (0, 1)]
     assert not torch.equal(*heads)
     measured = pd.read_csv(folder / "table.csv", dtype=str).query("source == 'measured'")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from layouts_on_disk import cub, table
+from layouts_on_disk import cub, replace_line, table
 from PIL import Image
 
 from wsol_utils import datasets, experiments, files, runs
@@ -35,6 +35,32 @@ def test_a_later_notebook_names_the_one_before_it(config):
             FileNotFoundError, match=rf"sample/birds/{file} is missing: run notebooks/{notebook}\.ipynb"
         ):
             call()
+
+
+def test_a_large_train_split_is_opened_only_where_it_is_needed(tmp_path, monkeypatch):
+    cub(tmp_path / "data")
+    replace_line(tmp_path / "data" / "bounding_boxes.txt", 1, "1 -9 4 5000 9")  # a train image
+    given = experiments.configure("cub", "light", data_root=str(tmp_path / "data"), results=str(tmp_path))
+    listed = datasets.read_cub(given.root)
+    monkeypatch.setattr(runs, "MANY", 10)
+    unopened, _ = runs.usable(given, listed)
+    assert unopened["boxes"][0] == [(-9, 4, 4991, 13)] and (unopened["width"] == 0).sum() == 4
+    assert runs.clipping(unopened).endswith("; 4 images were not opened, and their boxes stay as listed")
+    for name, value in {"evaluate_on": "validation", "on_bad_image": "skip"}.items():  # a part of train is evaluated
+        opened, _ = runs.usable(experiments.replace(given, **{name: value}), listed)
+        assert (opened["width"] > 0).all() and opened["clipped"][0] == 4991 - opened["width"][0]
+    monkeypatch.setattr(runs, "MANY", 11)
+    assert (runs.usable(given, listed)[0]["width"] > 0).all()
+
+
+def test_the_largest_overshoots_are_listed(config):
+    said = runs.clipping(table(5).assign(clipped=[0, 3.5, 1, 7, 1.5]), most=2).splitlines()
+    assert said == [
+        "boxes clipped to their image: in 1 images by a pixel or less, in 3 by more; the most is 7 px",
+        "  7 px: list.txt:1, 3.png",
+        "  3.5 px: list.txt:1, 1.png",
+        "  and 1 more, in the column clipped of annotations.csv",
+    ]
 
 
 def test_annotations(config):

@@ -55,16 +55,17 @@ __all__ = [  # layouts and transforms belong to the same topic: photographs on d
 
 Sample = tuple[torch.Tensor, int, torch.Tensor]
 T = TypeVar("T")
+MEASURED = ("width", "height", "boxes", "clipped")  # what `check` finds out of an image
 
 
 def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = ("train", "test")) -> pd.DataFrame:
     """Opens and decodes every image of `splits` below `root` whose size is not known; other splits stay as they are.
 
     Returns:
-        The table with width and height filled in, and every box that overshoots its image by up to a pixel clipped.
+        The table with width and height filled in, every box clipped to its image, and in `clipped` by how much.
     Raises:
         DatasetError: images are missing (counted), or, at the first such row in the table's order, an image does
-            not decode or a box lies more than one pixel outside it.
+            not decode or a box has no area inside it.
     """
     rows = _rows_of(table, splits)
     values = {name: table[name].tolist() for name in COLUMNS}
@@ -77,26 +78,25 @@ def check(table: pd.DataFrame, root: str | os.PathLike, splits: Sequence[str] = 
             "unpack the data set again, or take them off its lists",
         )
 
-    def measure(row: int) -> tuple[int, int, list[Box]]:
+    def measure(row: int) -> tuple[int, int, list[Box], float]:
         path, source, width, height, boxes = (values[n][row] for n in ("path", "source", "width", "height", "boxes"))
         if not width:  # else `leave_out` has decoded it
             (width, height), _ = decode(Path(root, path), f", listed in {source}", scaled=True)
-        clipped = [
-            (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))) for x0, y0, x1, y1 in boxes
-        ]
-        for number, (box, (x0, y0, x1, y1)) in enumerate(zip(boxes, clipped, strict=True), start=1):
-            if max(abs(a - b) for a, b in zip(box, (x0, y0, x1, y1), strict=True)) > 1 or x1 <= x0 or y1 <= y0:
-                raise failure(
-                    root,
-                    source,
-                    f"box {number}, {tuple(box)}, lies outside its image {path} of {width} x "
-                    f"{height} pixels (half-open; one pixel more is clipped)",
+        inside, beyond = list[Box](), float(values["clipped"][row])  # what was clipped before stays counted
+        for number, (x0, y0, x1, y1) in enumerate(boxes, start=1):
+            inside.append((max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))))
+            if inside[-1][2] <= inside[-1][0] or inside[-1][3] <= inside[-1][1]:
+                problem = (
+                    f"box {number}, {(x0, y0, x1, y1)}, lies outside its image {path} of {width} x {height} pixels"
                 )
-        return width, height, clipped
+                raise failure(root, source, f"{problem} (half-open)")
+            beyond = max(beyond, -x0, -y0, x1 - width, y1 - height)
+        return width, height, inside, beyond
 
     for row, measured in watched(_of_each(rows, measure), len(rows), "check"):
-        values["width"][row], values["height"][row], values["boxes"][row] = measured
-    return table.assign(width=values["width"], height=values["height"], boxes=values["boxes"])
+        for name, value in zip(MEASURED, measured, strict=True):
+            values[name][row] = value
+    return table.assign(**{name: values[name] for name in MEASURED})
 
 
 def leave_out(
@@ -168,13 +168,15 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     Raises:
         DatasetError: the file is missing, cut off, or no such table; delete it and run notebook 01.
     """
-    types = {name: "int64" if name in ("label", "width", "height") else str for name in COLUMNS}
+    types = dict.fromkeys(COLUMNS, str) | dict.fromkeys(("label", "width", "height"), "int64") | {"clipped": "float64"}
     try:
         if files.is_cut_off(path):
             raise ValueError("it is cut off")
         table = pd.read_csv(path, dtype=types, keep_default_na=False)[COLUMNS]
         if not table["split"].isin(("train", "test")).all() or (table[["label", "width", "height"]] < 0).any(axis=None):
             raise ValueError("a split is train or test, and no label or side is negative")
+        if not table["clipped"].between(0, math.inf, inclusive="left").all():
+            raise ValueError("clipped is a number of pixels")
         table["path"].map(below)
         return table.assign(boxes=[[_corners(box) for box in json.loads(text)] for text in table["boxes"]])
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:

@@ -2,40 +2,33 @@
 
 One row per image: image_id (str), path (str, relative to the root, posix), split ("train" or "test"), label (int,
 0-based), class_name (str), width and height (int, pixels; 0 until `datasets.check` has read them), boxes (list of
-(x0, y0, x1, y1) floats, half-open pixels of the original image), source (annotation file and line, for messages).
-Each reader converts its format's boxes once, here at the border.
+(x0, y0, x1, y1) floats, half-open pixels of the original image), source (annotation file and line, for messages),
+clipped (float, pixels by which the image's boxes passed its edge at most; 0 where none did, and until `datasets.check`
+has clipped them). Each reader converts its format's boxes once, here at the border.
 """
 
 import os
 import posixpath
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 import defusedxml.ElementTree
 import pandas as pd
 
-from wsol_utils.texts import LONGEST_XML, below, number, plain_text
+from wsol_utils.texts import LONGEST_XML, REMEDY, DatasetError, below, failure, found_in, names_in, number, plain_text
+
+__all__ = [  # and the error that tells what is wrong with a data set
+    "COLUMNS", "READERS", "REMEDY", "Box", "DatasetError", "failure", "read_cub", "read_ilsvrc", "read_tiny_imagenet",
+]  # fmt: skip
 
 Box = tuple[float, float, float, float]
 
-COLUMNS = ["image_id", "path", "split", "label", "class_name", "width", "height", "boxes", "source"]
-REMEDY = "correct it, or unpack the data set again (notebook 01 says how to get it)"
-
+COLUMNS = ["image_id", "path", "split", "label", "class_name", "width", "height", "boxes", "source", "clipped"]
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tab and the end of a line
-SAID = 400  # characters of a message about what a file says
-
-
-class DatasetError(ValueError):
-    """The data on disk are not what their layout promises; names the file (and line) or value, and the remedy."""
-
-
-def failure(root: str | os.PathLike, where: str, problem: str, remedy: str = REMEDY) -> DatasetError:
-    """`where` is "file:line", relative to the root. One line, whatever the file says, and not a long one."""
-    problem = problem if len(problem) <= SAID else f"{problem[:SAID]}…"
-    message = f"{Path(root) / where}: {problem}; {remedy}"
-    return DatasetError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def read_cub(root: str | os.PathLike) -> pd.DataFrame:
@@ -76,12 +69,15 @@ def read_ilsvrc(root: str | os.PathLike) -> pd.DataFrame:
 
     Inclusive corners, read as they stand, 0-based: (xmin, ymin, xmax + 1, ymax + 1). Labels are the line indices of
     LOC_synset_mapping.txt. The validation images become split "test", with the boxes of their XML files where that
-    folder exists, else of the CSV. The train folder may be absent, and train images may have no box.
+    folder exists, else of the CSV. Images and XML files of val may lie in a folder for each synset. The train folder
+    may be absent, and train images may have no box; a warning counts what is in its folders and is no JPEG by its name.
 
     Raises:
-        DatasetError: a file or a listed train image is missing, a line is malformed, or a synset is unknown.
+        DatasetError: a file or a listed train image is missing, a line is malformed, a synset is unknown, or two train
+            images have the same id.
     """
     root = Path(root)
+    names = cache(partial(names_in, root))  # looks into a folder once
     data, xmls = "ILSVRC/Data/CLS-LOC", "ILSVRC/Annotations/CLS-LOC/val"
     validation, has_xmls = _solution(root, "LOC_val_solution.csv"), (root / xmls).is_dir()
     synsets = _by_id(root, "LOC_synset_mapping.txt", 2)
@@ -89,26 +85,35 @@ def read_ilsvrc(root: str | os.PathLike) -> pd.DataFrame:
     rows = []
     if (root / data / "train").is_dir():
         solution = _solution(root, "LOC_train_solution.csv") if (root / "LOC_train_solution.csv").is_file() else {}
-        folders = {entry.name for entry in os.scandir(root / data / "train") if entry.is_dir()}
+        folders = {name for name in names(f"{data}/train") if (root / data / "train" / name).is_dir()}
         for wnid in sorted(folders ^ classes.keys()):
             problem = "no such folder, though in" if wnid in classes else "unknown synset, not in"
             raise failure(root, f"{data}/train/{wnid}", f"{problem} LOC_synset_mapping.txt")
+        others = []
         for wnid in classes:
             folder = f"{data}/train/{wnid}"
-            for file in sorted(entry.name for entry in os.scandir(root / folder) if entry.name.endswith(".JPEG")):
+            for name, file in names_in(root, folder).items():
+                if not name.endswith(".JPEG"):
+                    others.append(f"{wnid}/{file}")
+                    continue
                 _inside(root, folder, file)  # file systems allow names that no list could hold
-                listed, listed_wnid, boxes = solution.pop(file[:-5], (folder, wnid, []))
+                listed, listed_wnid, boxes = solution.pop(name[:-5], (folder, wnid, []))
                 if listed_wnid != wnid:
                     raise failure(root, listed, f"synset {listed_wnid!r}, but the image is in {folder}")
-                rows.append((file[:-5], f"{folder}/{file}", "train", *classes[wnid], boxes, listed))
+                rows.append((name[:-5], f"{folder}/{file}", "train", *classes[wnid], boxes, listed))
+        if others:
+            problem = f"{len(others)} files left out, no JPEG by their names ({others[0]!r} is the first)"
+            warnings.warn(f"{root / data / 'train'}: {problem}; give those that are one its ending", stacklevel=2)
         for key, (listed, wnid, _) in solution.items():
             raise failure(root, listed, f"missing image {data}/train/{wnid}/{key}.JPEG ({len(solution)} such lines)")
     for key, (listed, wnid, boxes) in validation.items():
         if wnid not in classes:
             raise failure(root, listed, f"unknown synset {wnid!r}, not in LOC_synset_mapping.txt")
         if has_xmls:
-            boxes, listed = _voc_boxes(root, f"{xmls}/{key}.xml", wnid, listed), f"{xmls}/{key}.xml ({listed})"
-        rows.append((key, f"{data}/val/{key}.JPEG", "test", *classes[wnid], boxes, listed))
+            xml = found_in(names, f"{key}.xml", xmls, f"{xmls}/{wnid}")
+            boxes, listed = _voc_boxes(root, xml, wnid, listed), f"{xml} ({listed})"
+        path = found_in(names, f"{key}.JPEG", f"{data}/val", f"{data}/val/{wnid}")
+        rows.append((key, path, "test", *classes[wnid], boxes, listed))
     return _table(root, rows, "LOC_val_solution.csv")
 
 
@@ -116,7 +121,8 @@ def read_tiny_imagenet(root: str | os.PathLike) -> pd.DataFrame:
     """Tiny-ImageNet-200; `root` is the folder with wnids.txt.
 
     Inclusive corners on a 64-pixel frame: (x0, y0, x1 + 1, y1 + 1). Labels number the sorted lines of wnids.txt,
-    whose own order is arbitrary. val becomes split "test"; the train folder may be absent.
+    whose own order is arbitrary. val becomes split "test"; its images may lie in a folder for each synset, with or
+    without an images/ in it. The train folder may be absent.
 
     Raises:
         DatasetError: a file is missing, a line is malformed, or a synset is unknown.
@@ -127,20 +133,20 @@ def read_tiny_imagenet(root: str | os.PathLike) -> pd.DataFrame:
         raise failure(root, wnids[wnid][0], f"unknown synset {wnid!r}, not in words.txt")
     classes = {wnid: (label, words[wnid][1][0].split(",")[0]) for label, wnid in enumerate(sorted(wnids))}
     lines = [
-        ("train", f"train/{wnid}/images", where, file, wnid, corners)
+        ("train", [f"train/{wnid}/images"], where, file, wnid, corners)
         for wnid in classes
         if (root / "train").is_dir()
         for where, [file, *corners] in _fields(root, f"train/{wnid}/{wnid}_boxes.txt", 5)
     ]
     lines += [
-        ("test", "val/images", where, file, wnid, corners)
+        ("test", ["val/images", f"val/{wnid}/images", f"val/{wnid}"], where, file, wnid, corners)
         for where, [file, wnid, *corners] in _fields(root, "val/val_annotations.txt", 6)
     ]
-    rows = []
-    for split, folder, where, file, wnid, corners in lines:
+    rows, names = [], cache(partial(names_in, root))
+    for split, folders, where, file, wnid, corners in lines:
         if wnid not in classes:
             raise failure(root, where, f"unknown synset {wnid!r}, not in wnids.txt")
-        path = f"{folder}/{_inside(root, where, file)}"
+        path = found_in(names, _inside(root, where, file), *folders)
         rows.append((Path(file).stem, path, split, *classes[wnid], [_box(root, where, corners)], where))
     return _table(root, rows, "val/val_annotations.txt")
 
@@ -214,12 +220,8 @@ def _solution(root: Path, name: str) -> dict[str, tuple[str, str, list[Box]]]:
     for key, (where, [prediction]) in lines.items():
         words = prediction.split()
         if not words or len(words) % 5 or len(set(words[::5])) != 1:
-            raise failure(
-                root,
-                where,
-                "an image without a box, or not 'synset xmin ymin xmax ymax' (repeated with the "
-                f"same synset for further boxes): {prediction!r}",
-            )
+            problem = "an image without a box, or not 'synset xmin ymin xmax ymax' (again for each further box)"
+            raise failure(root, where, f"{problem}: {prediction!r}")
         solution[key] = where, words[0], [_box(root, where, words[i + 1 : i + 5]) for i in range(0, len(words), 5)]
     return solution
 
@@ -228,12 +230,8 @@ def _voc_boxes(root: Path, name: str, wnid: str, listed: str) -> list[Box]:
     """The boxes of a VOC XML file, all of one synset."""
     file = root / name
     if not os.path.isfile(file):
-        raise failure(
-            root,
-            name,
-            f"no such file, for the image of {listed}",
-            "unpack the data set again, or remove the whole folder, so that the CSV's boxes are used",
-        )
+        remedy = "unpack the data set again, or remove the whole folder, so that the CSV's boxes are used"
+        raise failure(root, name, f"no such file, for the image of {listed}", remedy)
     try:
         if file.stat().st_size > LONGEST_XML:
             raise ValueError(f"{file.stat().st_size} bytes, of which {LONGEST_XML} at most are read")
@@ -257,11 +255,11 @@ def _only(item: Element, path: str) -> str:
 
 def _table(root: Path, rows: list[tuple], listing: str) -> pd.DataFrame:
     """The table of (image_id, path, split, label, class_name, boxes, source) rows."""
-    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("width", "height")])
+    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("width", "height", "clipped")])
     if table.empty:
         raise failure(root, listing, "lists no image")
     for row in table[table["path"].map(posixpath.normpath).duplicated()].itertuples():
         raise failure(root, row.source, f"{row.path} is listed twice")
     for row in table[(table["split"] == "test") & ~table["boxes"].astype(bool)].itertuples():
         raise failure(root, row.source, f"a test image without a box, {row.path}")
-    return table.assign(width=0, height=0)[COLUMNS]
+    return table.assign(width=0, height=0, clipped=0.0)[COLUMNS]

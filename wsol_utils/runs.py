@@ -25,6 +25,7 @@ METRICS_COLUMNS = [
     "n_skipped", "weights",
 ]  # fmt: skip
 COMBINATION = ["pooling", "recombination", "threshold_rule"]
+MANY = 200_000  # images, of which only the splits that are evaluated are opened
 OVERLAPS = {"recombination.npz": "03_cam_recombination", "thresholds.npz": "04_threshold_selection"}
 
 
@@ -49,13 +50,32 @@ def usable(config: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFr
 
     Returns:
         As of `datasets.check`, and of `datasets.leave_out` where the run skips what is bad: image_id, path, split,
-        reason. A train split of 200,000 images and more is not opened unless it does: that takes hours.
+        reason. Of a table of `MANY` images and more the train split is not opened, as that takes hours, unless the run
+        skips what is bad or evaluates a part of train: its sizes stay 0, and its boxes as they were listed.
     """
-    splits = ("train", "test") if len(table) < 200_000 or config.on_bad_image == "skip" else ("test",)
+    opened = len(table) < MANY or config.on_bad_image == "skip" or config.evaluate_on == "validation"
+    splits = ("train", "test") if opened else ("test",)
     left_out = pd.DataFrame(columns=["image_id", "path", "split", "reason"])
     if config.on_bad_image == "skip":
         table, left_out = datasets.leave_out(table, config.root, splits)
     return datasets.check(table, config.root, splits), left_out
+
+
+def clipping(table: pd.DataFrame, most: int = 20) -> str:
+    """What a table of `usable` says of boxes that passed their image's edge, a line for each image.
+
+    Args:
+        most: images that get a line, those with the largest overshoot first; more than a pixel all of them.
+    """
+    clipped = table["clipped"]
+    beyond = table[clipped > 1].sort_values("clipped", ascending=False, kind="stable")
+    counts = f"in {((clipped > 0) & (clipped <= 1)).sum()} images by a pixel or less, in {len(beyond)} by more"
+    said = f"boxes clipped to their image: {counts}; the most is {clipped.max():g} px"
+    if unopened := int((table["width"] == 0).sum()):
+        said += f"; {unopened} images were not opened, and their boxes stay as listed"
+    lines = [f"  {row.clipped:g} px: {row.source}, {row.path}" for row in beyond.head(most).itertuples()]
+    more = [f"  and {len(beyond) - most} more, in the column clipped of annotations.csv"] if len(beyond) > most else []
+    return "\n".join([said, *lines, *more])
 
 
 def skipped(config: Config) -> pd.DataFrame:

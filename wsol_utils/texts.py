@@ -1,13 +1,31 @@
-"""What is asked of a text that anybody may have written, and of the paths and numbers in it."""
+"""What is asked of a text that anybody may have written, of the paths and numbers in it and of the files that it lists;
+and the error that says what is wrong.
+"""
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 LARGEST = 2**31  # no coordinate, side or class reaches it
 LONGEST_TEXT, LONGEST_XML = 1 << 30, 1 << 20  # bytes: far more than a list of every image there is, or an image's boxes
 LONGEST_PATH, LONGEST_NAME = 1000, 200  # bytes: what file systems take, less a root and what `files` adds
+LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # left by file managers and archives, as what begins with a dot
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+REMEDY = "correct it, or unpack the data set again (notebook 01 says how to get it)"
+SAID = 400  # characters of a message about what a file says
+
+
+class DatasetError(ValueError):
+    """The data on disk are not what their layout promises; names the file (and line) or value, and the remedy."""
+
+
+def failure(root: str | os.PathLike, where: str, problem: str, remedy: str = REMEDY) -> DatasetError:
+    """`where` is "file:line", relative to the root. One line, whatever the file says, and not a long one."""
+    problem = problem if len(problem) <= SAID else f"{problem[:SAID]}…"
+    message = f"{Path(root) / where}: {problem}; {remedy}"
+    return DatasetError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def plain_text(file: Path) -> str:
@@ -59,3 +77,35 @@ def number(text: str) -> float:
     if not abs(value) < LARGEST:
         raise ValueError(f"no number between -2^31 and 2^31: {text!r}")
     return value
+
+
+def as_jpeg(name: str) -> str:
+    """A file's name, with .JPEG for an ending that says the same, such as .jpg."""
+    stem, ending = os.path.splitext(name)
+    return f"{stem}.JPEG" if ending.lower() in (".jpeg", ".jpg") else name
+
+
+def names_in(root: Path, folder: str) -> dict[str, str]:
+    """What a folder holds but for LITTER, sorted: each name as `as_jpeg` has it -> on disk; empty without the folder.
+
+    Raises:
+        DatasetError: two of them are the same but for a JPEG's ending.
+    """
+    names: dict[str, str] = {}
+    for name in sorted(os.listdir(root / folder)) if (root / folder).is_dir() else ():
+        if name[0] == "." or name.lower() in LITTER:
+            continue
+        if (other := names.setdefault(as_jpeg(name), name)) != name:
+            raise failure(root, f"{folder}/{name}", f"{other} beside it has the same id", "remove one of the two")
+    return names
+
+
+def found_in(names: Callable[[str], dict[str, str]], listed: str, *folders: str) -> str:
+    """The path of a file that a list names: in the first of the folders that has it, else in the first.
+
+    Args:
+        names: `names_in` of a folder.
+    """
+    key = as_jpeg(listed)
+    having = (f"{folder}/{names(folder)[key]}" for folder in folders if key in names(folder))
+    return next(having, f"{folders[0]}/{listed}")
