@@ -178,8 +178,8 @@ def _state_dict(path: str | Path, loaded: Any) -> tuple[str, dict[str, Tensor]]:
     if not isinstance(loaded, dict):
         raise ValueError(f"{path} holds a {type(loaded).__name__} and no state dict: save the weights alone, {ALONE}")
     found = [key for key, value in loaded.items() if _is_state_dict(value)]
-    usual = [key for key in WITHIN if key in found] or found[:2]
-    if usual == found[:1] or (usual and usual[0] in WITHIN):
+    usual = [key for key in WITHIN if key in found] or found
+    if usual and (len(found) == 1 or usual[0] in WITHIN):
         return str(usual[0]), loaded[usual[0]]
     listed = ", ".join(f"{key!r} ({type(value).__name__})" for key, value in loaded.items())
     count = "several state dicts" if found else "no state dict of tensors"
