@@ -537,6 +537,8 @@ def test_pictures_are_sorted_out(tmp_path):
     found, [problem] = own_images.readable(pictures(tmp_path))
     assert found == [tmp_path / "b.heic"]
     assert problem.startswith(f"{tmp_path / 'README.txt'}: no picture that can be read (no image of a known format)")
+    with pytest.raises(ValueError, match=r"no picture among 1 files: .*README\.txt: no picture that can be read"):
+        own_images.readable([tmp_path / "README.txt"])
 
 
 @pytest.mark.parametrize("name, write", [("a.jfif", "JPEG"), ("a.jpe", "JPEG"), ("a.heic", "JPEG"), ("a.pgm", "PPM"),

@@ -25,6 +25,10 @@ WITH_MAP = (  # for messages; `_with_features` decides
     "resnet…, resnext…, wide_resnet…, densenet…, mobilenet_v2, efficientnet_…, regnet_…, mnasnet…, shufflenet_v2_…, "
     "googlenet, inception_v3, swin_…, squeezenet1_0 or squeezenet1_1"
 )
+ELSEWHERE = (  # for messages, too
+    "a map that another program made of a picture goes into own_images.view_of, a folder of maps into "
+    "python -m wsol_utils evaluate"
+)
 WITH_SIDE_HEADS = ("googlenet", "inception_v3")  # that torchvision adds for the training
 
 
@@ -149,7 +153,7 @@ def _of_torchvision(name: str, weights: str | Path) -> Network:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown backbone {name!r}{hint}; choose one of torchvision's, {WITH_MAP}")
+        raise ValueError(f"unknown backbone {name!r}{hint}; choose one of torchvision's, {WITH_MAP}; {ELSEWHERE}")
     published = next(iter(torchvision.models.get_model_weights(name)))  # IMAGENET1K_V1 where there is one
     if weights == "imagenet":
         state = _published(name, published)
@@ -236,9 +240,7 @@ def _with_features(
             return WithFeatures(network, source, head, normalized_by).eval()
     raise ValueError(
         f"{name} has no class activation map: its logits are not one linear layer on the mean of its features; choose "
-        f"{WITH_MAP}; or train {name} with notebook 02, if it is a backbone there, and give the checkpoint; a map that "
-        "another program made of a picture goes into own_images.view_of, a folder of them into python -m wsol_utils "
-        "evaluate"
+        f"{WITH_MAP}; or train {name} with notebook 02, if it is a backbone there, and give the checkpoint; {ELSEWHERE}"
     )
 
 

@@ -63,7 +63,11 @@ def pictures(where: str | Path | Sequence[str | Path], recursive: bool = False) 
 
 
 def readable(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
-    """The pictures among some files; and of each of the others why it is none."""
+    """The pictures among some files; and of each of the others why it is none.
+
+    Raises:
+        ValueError: if there is no picture among them.
+    """
     found, wrong = list[Path](), list[str]()
     for path in paths:
         try:
@@ -71,6 +75,8 @@ def readable(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
             found.append(path)
         except DatasetError as error:
             wrong.append(str(error))
+    if not found:
+        raise ValueError(f"no picture among {len(wrong)} files{': ' if wrong else ''}{'; '.join(wrong[:1])}")
     return found, wrong
 
 
