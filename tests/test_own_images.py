@@ -663,6 +663,16 @@ def test_drawing(pairs, tmp_path):
     assert Image.open(tmp_path / "drawn.png").width > 400
 
 
+def test_a_large_picture_is_drawn_smaller(hill):
+    """Every third of 6003 pixels, and the box where it belongs."""
+    view = view_of(np.zeros((20, 6003, 3), np.uint8), hill, image_size=4)
+    located = locate(view, eta=0.49)
+    picture = own_images.draw(view, located).axes[0]
+    assert picture.images[0].get_array().shape == (7, 2001, 3)
+    [rectangle] = picture.patches
+    assert rectangle.get_x() + rectangle.get_width() + 0.5 == pytest.approx(2001)
+
+
 def test_a_turned_photograph_is_seen_upright(ours, tmp_path):
     """As a telephone writes it: the file lies on its side, and says so."""
     network, upright = load_network(checkpoint=str(ours[1])), np.zeros((40, 60, 3), np.uint8)

@@ -28,6 +28,7 @@ __all__ = [
     "readable", "save_drawing", "view_of", "write_coco", "write_csv",
 ]  # fmt: skip
 
+DRAWN = 2000  # pixels: matplotlib takes minutes and gigabytes for much larger pictures
 NO_PICTURES = ("thumbs.db", "desktop.ini")  # that Windows puts beside pictures; others begin with a dot
 
 
@@ -192,8 +193,9 @@ def draw(view: View, located: Located) -> Figure:
     figure = Figure(figsize=(8, 3.4))  # none of pyplot's, which would have to be closed
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     known = f", {100 * view.probability:.1f} %" if view.probability is not None else ""
-    plots.show(left, view.image, np.maximum(located.map, 0), f"{view.class_name}{known}")
-    plots.draw_box(left, located.box, plots.PREDICTION)
+    step = max(1, max(view.image.shape[:2]) // DRAWN)
+    plots.show(left, view.image[::step, ::step], np.maximum(located.map, 0), f"{view.class_name}{known}")
+    plots.draw_box(left, np.array(located.box) / step, plots.PREDICTION)
     if np.isfinite(located.differences).any():
         right.plot(located.candidates, located.differences, color="red", marker=".", label="D")
         right.axhline(np.nanmean(located.differences), color="blue", label="mean of D")
