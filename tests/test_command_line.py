@@ -5,13 +5,18 @@
 
 import io
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from click.testing import CliRunner
 from PIL import Image
 
@@ -186,8 +191,8 @@ def test_a_wrong_search_is_one_line(arguments, message):
 def test_every_command_is_listed():
     listed = CliRunner().invoke(commands.main, ["--help"]).output.split("Commands:")[1]
     assert [line.split()[0] for line in listed.strip().splitlines()] == [
-        "benchmarks", "download", "evaluate", "keep-reference", "localize", "notebooks", "predict", "reference",
-        "reference-photographs", "render-sample", "train", "tune-heads", "verify",
+        "benchmarks", "convert", "download", "evaluate", "keep-reference", "localize", "notebooks", "predict",
+        "reference", "reference-photographs", "render-sample", "train", "tune-heads", "verify",
     ]  # fmt: skip
 
 
@@ -295,12 +300,122 @@ def test_a_bad_picture_does_not_stop_the_others(album, checkpoint, tmp_path):
     result = run(album / "none.png", album / "album", "--checkpoint", checkpoint, "--out", tmp_path / "out")
     assert result.exit_code == 1
     errors = result.stderr.splitlines()
-    assert len(errors) == 2 and errors[0].startswith(f"Error: {album / 'none.png'} does not exist")
+    assert len(errors) == 3 and errors[0].startswith(f"Error: {album / 'none.png'} does not exist")
     assert errors[1].startswith(f"Error: {album / 'album' / 'aa.png'}: no picture that can be read")
+    assert errors[2] == "Error: 1 of 3 files are left out, see above"
     lines = result.stdout.splitlines()
     assert len(lines) == 3 and all(name in line for name, line in zip(("a.png", "b.jpg", "2 pict"), lines, strict=True))
     assert len(pd.read_csv(tmp_path / "out" / "boxes.csv")) == 2
     assert run(album / "none.png", "--checkpoint", checkpoint).exit_code == 1
+
+
+def test_a_folder_as_people_have_it(album, checkpoint):
+    """Any ending, what systems put there, a text beside the pictures, and folders below."""
+    for name, new in (("a.png", "a.heic"), ("b.jpg", "b.jfif")):
+        (album / "album" / name).rename(album / "album" / new)
+    for name in ("README.txt", "Thumbs.db", ".DS_Store"):
+        (album / "album" / name).write_text("no picture")
+    result = run(album / "album", "--checkpoint", checkpoint)
+    assert result.exit_code == 1 and len(result.stdout.splitlines()) == 2
+    named, counted = result.stderr.splitlines()
+    assert named.startswith(f"Error: {album / 'album' / 'README.txt'}: no picture that can be read")
+    assert counted == "Error: 1 of 3 files are left out, see above"
+    (album / "album" / "README.txt").unlink()
+    (album / "gap.safetensors").rename(album / "more" / ".gap")
+    result = run(album, "--checkpoint", album / "more" / ".gap")
+    assert result.exit_code == 1 and "--recursive" in result.stderr and result.stdout == ""
+    result = run(album, "--recursive", "--checkpoint", album / "more" / ".gap")
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 3, result.stderr
+
+
+@pytest.mark.fault(
+    "a picture's name is not UTF-8, or more than the terminal can show",
+    "both files of boxes are written and every line is printed, the name escaped",
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+def test_names_that_cannot_be_shown(album, checkpoint, tmp_path, encoding):
+    names = [os.fsdecode(b"caf\xe9.png"), "\u732b.png", "two\nlines.png", "\u017e\u00e9.png"]
+    for number, name in enumerate(names):
+        (album / "odd").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30 + number)).save(album / "odd" / name, format="PNG")
+    (album / "odd" / os.fsdecode(b"none\xff\xe4\xbd\xa0.png")).write_bytes(b"no picture")
+    command = [
+        sys.executable,
+        "-m",
+        "wsol_utils",
+        "localize",
+        "odd",
+        os.fsdecode(b"gone\xe9"),
+        "--checkpoint",
+        checkpoint,
+    ]
+    done = subprocess.run(
+        [*command, "--out", os.fsdecode(b"out\xe9")], cwd=album, capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(Path(commands.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 1 and b"Traceback" not in done.stderr, done.stderr
+    out, errors = (stream.decode(encoding).splitlines() for stream in (done.stdout, done.stderr))
+
+    def told(text):
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+
+    assert {line.split(":")[0] for line in out[:-1]} == {
+        f"odd/{name}" for name in ("caf\\udce9.png", told("\u732b.png"), "two\\nlines.png", told("\u017e\u00e9.png"))
+    }
+    assert out[-1] == "4 pictures, boxes.json and boxes.csv are in out\\udce9"
+    assert errors[0].startswith("Error: gone\\udce9 does not exist")
+    assert errors[1].startswith(f"Error: odd/none\\udcff{told(chr(0x4F60))}.png: no picture that can be read")
+    folder = album / os.fsdecode(b"out\xe9")
+    content = json.loads((folder / "boxes.json").read_text(encoding="utf-8"))
+    assert {image["file_name"] for image in content["images"]} == {f"odd/{name}" for name in names}
+    rows = pd.read_csv(folder / "boxes.csv", encoding="utf-8")
+    assert set(rows["path"]) == {"odd/caf\\udce9.png", *(f"odd/{name}" for name in names[1:])}
+    assert {path.name for path in folder.iterdir()} == {*names, "boxes.json", "boxes.csv"}
+
+
+# Weights of other programs.
+
+
+def convert(*arguments):
+    return CliRunner().invoke(commands.main, ["convert", *map(str, arguments)])
+
+
+def test_a_pickle_is_converted_and_used(album, tmp_path, one_thread):
+    """The command that the error names is the one that helps: then the boxes are those of the weights themselves."""
+    torch.manual_seed(0)
+    own = torchvision.models.squeezenet1_1().state_dict()
+    models.write(own, tmp_path / "own.safetensors", {})
+    picture = album / "album" / "a.png"
+    expected = run(picture, "--backbone", "squeezenet1_1", "--weights", tmp_path / "own.safetensors")
+    file = tmp_path / "my weights.pth"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in own.items()}, "epoch": 3}, file)
+    refused = run(picture, "--backbone", "squeezenet1_1", "--weights", file)
+    assert refused.exit_code == 1 and refused.stderr.count("\n") == 1 and refused.stdout == ""
+    named = re.search(r"python -m wsol_utils (convert .*), and give the new file$", refused.stderr.strip())
+    result = CliRunner().invoke(commands.main, shlex.split(named[1]))
+    out = tmp_path / "my weights.safetensors"
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"wrote {out}: {len(own)} tensors, which {file} holds under 'state_dict'\n"
+    found = run(picture, "--backbone", "squeezenet1_1", "--weights", out)
+    assert found.stdout == expected.stdout and "box" in found.stdout and found.exit_code == 0
+    assert found.stderr == f"{out}: the prefix 'module.' of all keys is left out\n"
+
+
+def test_what_is_not_converted_leaves_no_file(tmp_path):
+    torch.save({"a": torch.zeros(2), "x": Image.new("L", (1, 1))}, tmp_path / "x.pth")
+    result = convert(tmp_path / "x.pth", tmp_path / "out.safetensors")
+    assert result.exit_code == 1 and result.output.count("\n") == 1 and "PIL.Image.Image" in result.output
+    result = convert(tmp_path / "none.pth", tmp_path / "out.safetensors")
+    assert result.exit_code == 1 and result.output.count("\n") == 1 and "none.pth" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+    torch.save({"a": torch.zeros(2)}, tmp_path / "x.pth")
+    (tmp_path / "there.safetensors").write_bytes(b"somebody's")
+    result = convert(tmp_path / "x.pth", tmp_path / "there.safetensors")
+    assert result.exit_code == 1 and result.output.endswith("there.safetensors exists already: name another file\n")
+    assert (tmp_path / "there.safetensors").read_bytes() == b"somebody's"
+
+
+# What is asked wrongly.
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,9 @@ def test_the_light_profile_has_imagenet_weights_and_the_sample_needs_none():
         ({"dataset": "cub"}, r"unknown dataset of profile 'sample' 'cub'.*choose one of things, birds"),
         ({"dataset": "bird"}, r"did you mean 'birds'"),
         ({"dataset": "things", "profile": "paper"}, r"'things'; choose one of cub, ilsvrc, tiny_imagenet"),
+        ({"device": "cude"}, r"unknown device 'cude' \(did you mean 'cuda'\?\); choose one of cpu, cuda, mps, gpu$"),
+        ({"device": "cuda:x"}, r"unknown device 'cuda:x'"),
+        ({"device": "mps:1"}, r"unknown device 'mps:1'"),
         ({"epoch": 3}, r"unknown parameter 'epoch' \(did you mean 'epochs'\?\); there are dataset, profile.*threads"),
         ({"zzz": 3}, r"unknown parameter 'zzz'; there are"),
         (

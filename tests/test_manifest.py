@@ -200,6 +200,7 @@ def test_outside_a_git_checkout(run, tmp_path, monkeypatch):
 
 def test_a_gpu_is_named(run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA X at {device}")
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)

@@ -1,18 +1,24 @@
 """Backbones, poolings and heads: shapes, the CAM identity, and weights files good and bad."""
 
+import argparse
 import dataclasses
 import hashlib
 import io
 import pickle
 import re
+import shlex
+from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from layouts_on_disk import Trap
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as as_bytes
+from torch import nn
 
-from wsol_utils import cam, files, models, pooling
+from wsol_utils import cam, checkpoints, files, models, networks, pooling, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -241,14 +247,169 @@ def test_a_file_that_is_cut_off_or_no_safetensors(weights_file, tmp_path, conten
     whole = weights_file.read_bytes()
     bad = {"half": whole[: len(whole) // 2], "empty": b"", "text": b"<html>404 Not Found</html>" * 20}[content]
     (tmp_path / "bad.safetensors").write_bytes(bad)
-    with pytest.raises(ValueError, match=r"bad\.safetensors is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"bad\.safetensors is not a whole safetensors file .*: copy it again from"):
         models.build("squeezenet1_1", 3, "gap", tmp_path / "bad.safetensors")
 
 
 def test_a_missing_file(tmp_path):
     for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(FileNotFoundError, match=re.escape(f"{path} does not exist; WEIGHTS is a safetensors")):
+        with pytest.raises(FileNotFoundError, match=re.escape(f"{path} does not exist; give a safetensors state dict")):
             models.build("squeezenet1_1", 3, "gap", path)
+
+
+def test_wrappers_prefixes_are_left_out_and_that_is_said(squeezenet, tmp_path, capsys):
+    own, path = squeezenet.state_dict(), tmp_path / "wrapped.safetensors"
+    for prefix in ("module.", "_orig_mod.", "model.", "module._orig_mod.", "ema.net."):
+        save_file({prefix + key: value for key, value in own.items()}, path)
+        whole = models.build_as_it_stands("squeezenet1_1", path)
+        assert torch.equal(whole.class_weights, squeezenet.classifier[1].weight.flatten(1))
+        alone = models.build("squeezenet1_1", 3, "gap", path)
+        assert torch.equal(alone.backbone[0].weight, squeezenet.features[0].weight)
+        assert capsys.readouterr().err == 2 * f"{path}: the prefix {prefix!r} of all keys is left out\n"
+    save_file({key.replace("features.", "module.features."): value for key, value in own.items()}, path)
+    with pytest.raises(ValueError, match="holds the weights of another network"):  # it is not before all of them
+        models.build_as_it_stands("squeezenet1_1", path)
+    save_file({f"module.{key}": value for key, value in own.items()}, path)
+    with pytest.raises(ValueError, match="another network than resnet50"):
+        models.build("resnet50", 3, "gap", path)
+    save_file({key: value for key, value in own.items() if key.startswith("features.")}, path)
+    models.build("squeezenet1_1", 3, "gap", path)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_counters_of_batches_need_not_be_there(tmp_path):
+    """As torch has it: weights from before version 0.4.1 have none."""
+    saved, path = (
+        {f"features.{key}": value for key, value in small(seed=3).backbone.state_dict().items()},
+        tmp_path / "x",
+    )
+    save_file({key: value for key, value in saved.items() if not key.endswith("num_batches_tracked")}, path)
+    model = models.build("small_vgg", 3, "gap", path)
+    assert all(torch.equal(value, saved[f"features.{key}"]) for key, value in model.backbone.state_dict().items())
+    save_file({key: value for key, value in saved.items() if not key.endswith("running_mean")}, path)
+    with pytest.raises(ValueError, match=r"'features\.1\.running_mean' is missing.*6 such tensors"):
+        models.build("small_vgg", 3, "gap", path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision(dtype, tmp_path):
+    saved = {f"features.{key}": value.to(dtype) for key, value in small(seed=3).backbone.state_dict().items()}
+    save_file(saved, tmp_path / "x.safetensors")  # the counters of batches, too
+    for key, value in models.build("small_vgg", 3, "gap", tmp_path / "x.safetensors").backbone.state_dict().items():
+        assert value.dtype in (torch.float32, torch.int64) and torch.equal(value.to(dtype), saved[f"features.{key}"])
+
+
+@pytest.mark.fault("weights that hold NaN or infinity", "file and tensor are named, before anything is computed")
+@pytest.mark.parametrize(
+    "wrong", [torch.tensor(float("nan")), torch.tensor(float("inf")), torch.tensor(1e300).double()]
+)
+def test_weights_that_are_not_finite(squeezenet, tmp_path, wrong):
+    state = {key: value.clone().to(wrong.dtype) for key, value in squeezenet.state_dict().items()}
+    for key in ("classifier.1.bias", "features.3.squeeze.bias"):
+        state[key][1] = wrong if wrong.dtype == torch.float32 else 1e300  # too much for float32
+    save_file(state, tmp_path / "x.safetensors")
+    for make in (models.build_as_it_stands, lambda name, path: models.build(name, 3, "gap", path)):
+        with pytest.raises(ValueError, match=r"x\.safetensors: '\S*features\.3\.squeeze\.bias' holds NaN or infinity"):
+            make("squeezenet1_1", tmp_path / "x.safetensors")
+    state["features.3.squeeze.bias"][1] = 0
+    save_file(state, tmp_path / "x.safetensors")
+    models.build("squeezenet1_1", 3, "gap", tmp_path / "x.safetensors")  # without its classifier, all is well
+
+
+# Pickles.
+
+
+def pickled(path, content, new=True):
+    torch.save(content, path, _use_new_zipfile_serialization=new)
+    return path
+
+
+@pytest.mark.fault("weights in a PyTorch pickle, whatever its name", "not read; the command that converts it is named")
+@pytest.mark.parametrize("new", [True, False])
+def test_a_pickle_is_named_with_the_way_to_convert_it(tmp_path, new):
+    for name, out in (("my net.pth", "my net.safetensors"), ("x.safetensors", "x_converted.safetensors")):
+        path = pickled(tmp_path / name, small().state_dict(), new)
+        command = f"convert {shlex.quote(str(path))} {shlex.quote(str(tmp_path / out))}, and give the new file"
+        for read in (
+            lambda path: models.build("small_vgg", 3, "gap", path),
+            lambda path: models.load_into(small(), path),
+            models.read_metadata,
+            lambda path: networks.load_network(path),
+            lambda path: networks.load_network(backbone="squeezenet1_1", weights=path),
+            lambda path: checkpoints.finished(path, "a run", small()),  # which else would be written anew
+        ):
+            with pytest.raises(ValueError, match="is a PyTorch pickle, .*" + re.escape(command)) as caught:
+                read(path)
+            assert not re.search("delete|make it again|run again", str(caught.value))
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_what_is_converted(tmp_path, new):
+    """A state dict, alone or under some key; tensors that share memory or lie otherwise are written as all others."""
+    state = {"a": torch.arange(6.0).view(2, 3), "n": torch.tensor(3), "h": torch.ones(2).half()}
+    state |= {"tied": state["a"], "turned": state["a"].T, "part": state["a"][1], "p": nn.Parameter(torch.zeros(2))}
+    for content, key in (
+        (state, ""),
+        (OrderedDict(state), ""),
+        ({"state_dict": state, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}}, "state_dict"),
+        ({"ema": {"a": torch.zeros(1)}, "model": state}, "model"),
+        ({"net_g": state, "arch": "x"}, "net_g"),
+    ):
+        found, tensors = weights.unpickle(pickled(tmp_path / "x.bin", content, new))
+        assert found == key and list(tensors) == list(state)
+        models.write(tensors, tmp_path / "x.safetensors", {})
+        read = load_file(tmp_path / "x.safetensors")
+        assert all(torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in state.items())
+
+
+NO_STATE_DICT = {
+    "a list": ([torch.zeros(1)], "holds a list and no state dict"),
+    "other things": (
+        {"epoch": 3, "opt": {"lr": 0.1}}, r"no state dict of tensors, .*; its keys are 'epoch' \(int\), 'opt' \(dict\)"
+    ),
+    "nothing": ({}, "its keys are none"),
+    "two": ({"g": {"a": torch.zeros(1)}, "d": {"a": torch.zeros(1)}}, r"several .* 'g' \(dict\), 'd' \(dict\)"),
+    "a sparse tensor": ({"a": torch.eye(2).to_sparse()}, r"'a' \(Tensor\)"),
+    "a network": (nn.Sequential(), r"holds torch\.nn\.modules\.container\.Sequential, which is no tensor"),
+    "a namespace": ({"a": torch.zeros(1), "x": argparse.Namespace()}, r"holds argparse\.Namespace, which is no tensor"),
+    "an array": ({"a": np.zeros(1)}, r"holds numpy\S+, which is no tensor"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_STATE_DICT)
+def test_what_is_not_converted(tmp_path, name):
+    content, message = NO_STATE_DICT[name]
+    for new in (True, False):
+        with pytest.raises(ValueError, match=rf"x\.pth holds .*{message.removeprefix('holds ')}") as caught:
+            weights.unpickle(pickled(tmp_path / "x.pth", content, new))
+        assert "\n" not in str(caught.value) and str(caught.value).endswith("alone, torch.save(model.state_dict(), …)")
+
+
+@pytest.mark.filterwarnings("error")
+def test_files_that_are_no_pickle_of_weights(tmp_path, squeezenet):
+    whole = pickled(tmp_path / "x.pth", squeezenet.state_dict()).read_bytes()
+    old = pickled(tmp_path / "x.pth", squeezenet.state_dict(), False).read_bytes()
+    other = pickle.dumps({"a": 1}, protocol=4)
+    for data in (whole[: len(whole) // 2], old[: len(old) // 2], b"PK\x03\x04 and more", other):
+        (tmp_path / "x.pth").write_bytes(data)
+        with pytest.raises(
+            ValueError, match=rf"x\.pth (cannot be read|holds what torch does not read) .*{weights.ALONE[:9]}"
+        ):
+            weights.unpickle(tmp_path / "x.pth")
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="is no PyTorch pickle: nothing is converted"):
+        weights.unpickle(tmp_path / "x.pth")
+
+
+def test_a_safetensors_file_that_begins_like_a_pickle(tmp_path):
+    """Its first bytes are the length of its header."""
+    for filling in range(2000):
+        data = as_bytes({"a": torch.zeros(1)}, {"x": "y" * filling})
+        if data.startswith(b"\x80\x02"):
+            break
+    (tmp_path / "x").write_bytes(data[:-1])
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        weights.read(tmp_path / "x", "x")
 
 
 # Checkpoints.
@@ -288,7 +449,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_metadata_of_a_broken_checkpoint_names_it(tmp_path):
     (tmp_path / "wgap.safetensors").write_bytes(b"half")
-    with pytest.raises(ValueError, match=r"wgap\.safetensors.*delete it"):
+    with pytest.raises(ValueError, match=r"wgap\.safetensors is not a whole safetensors file"):
         models.read_metadata(tmp_path / "wgap.safetensors")
 
 

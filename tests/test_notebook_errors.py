@@ -148,12 +148,12 @@ def test_weights_of_another_network(tmp_path, prepared):
 
 def test_weights_cut_short(tmp_path, prepared, small_weights):
     (tmp_path / "cut.safetensors").write_bytes(small_weights.read_bytes()[:-100])
-    message = r"cut\.safetensors is not a whole safetensors file \(.+\): copy or make it again"
+    message = r"cut\.safetensors is not a whole safetensors file \(.+\): copy it again from where it came"
     stops(message, "02_finetune_wgap", **prepared | {"weights": str(tmp_path / "cut.safetensors")})
 
 
 def test_missing_weights_file(tmp_path, prepared):
-    message = r"nowhere\.safetensors does not exist; WEIGHTS is a safetensors state dict of small_vgg"
+    message = r"nowhere\.safetensors does not exist; give a safetensors state dict of small_vgg"
     stops(
         message, "02_finetune_wgap", FileNotFoundError, **prepared | {"weights": str(tmp_path / "nowhere.safetensors")}
     )

@@ -1,9 +1,11 @@
 """One's own pictures: networks of ours and of torchvision's, maps and boxes by hand, and the files that are written."""
 
+import copy
 import csv
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import time
 import urllib.error
@@ -18,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wsol_utils import boxes, cam, datasets, evaluation, models, networks, own_images, pooling, protocols, thresholds
+from wsol_utils.networks import Network
 from wsol_utils.own_images import activation, load_network, locate, look, pictures, view_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -183,11 +186,30 @@ def test_a_given_map_is_kept_as_it_is(hill):
         (np.zeros((8, 8, 3), np.uint8), np.full((4, 4), np.inf), "without NaN or infinity"),
         (np.zeros((8, 8), np.uint8), np.zeros((4, 4)), r"a picture is \(H, W, 3\) uint8, got \(8, 8\) uint8"),
         (np.zeros((8, 8, 3)), np.zeros((4, 4)), "float64"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), np.zeros((4, 4)), r"got Tensor: give np\.asarray\(PIL\.Image\.open"),
+        ("cat.jpg", np.zeros((4, 4)), r"got str: give np\.asarray\(PIL\.Image\.open\(file\)\)"),
     ],
 )
 def test_what_is_no_map_or_no_picture(image, scores, message):
     with pytest.raises(ValueError, match=message):
         view_of(image, scores)
+
+
+def test_pillows_image_beside_a_given_map(hill):
+    """Of any mode, as photographs are converted: 16 bits scaled, alpha dropped. It stays as it is."""
+    grey = Image.fromarray(np.full((6, 8), 90, np.uint8))
+    clear = grey.convert("RGBA")
+    clear.putalpha(0)
+    palette = grey.convert("P")
+    palette.info["transparency"] = 90
+    deep = Image.fromarray(np.full((6, 8), 90 * 257, np.uint16))
+    for image in (grey, grey.convert("RGB"), grey.convert("CMYK"), clear, palette, deep):
+        mode, info = image.mode, dict(image.info)
+        view = view_of(image, hill)
+        assert view.image.shape == (6, 8, 3) and view.image.dtype == np.uint8 and (view.image == 90).all()
+        assert (image.mode, image.info) == (mode, info)
+    with pytest.raises(ValueError, match="pixels of 32 bits"):
+        view_of(grey.convert("F"), hill)
 
 
 # Our own networks.
@@ -320,9 +342,13 @@ def toy(*after):
 
 
 def test_a_network_without_a_map_is_refused(torchvisions):
-    """MobileNetV3 has two linear layers with a Hardswish between; the others something after the mean, or no mean."""
+    """MobileNetV3 has two linear layers with a Hardswish between; the others something after the mean, or no mean.
+
+    The message names the ways round.
+    """
     _, path = torchvisions("mobilenet_v3_small")
-    with pytest.raises(ValueError, match=r"mobilenet_v3_small has no class activation map: .* choose resnet…"):
+    ways = r"choose resnet….* own_images\.view_of, .* python -m wsol_utils evaluate$"
+    with pytest.raises(ValueError, match=rf"mobilenet_v3_small has no class activation map: .* {ways}"):
         load_network(backbone="mobilenet_v3_small", weights=path)
     mean, flat = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     imagenet = (networks.IMAGENET_MEAN, networks.IMAGENET_STD)
@@ -361,7 +387,7 @@ def test_weights_that_are_none(torchvisions, tmp_path):
     _, path = torchvisions("squeezenet1_1")
     with pytest.raises(ValueError, match=rf"{path.name} holds the weights of another network"):
         load_network(backbone="resnet18", weights=path)
-    with pytest.raises(FileNotFoundError, match=r"none\.safetensors does not exist; give a safetensors file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors does not exist; give a safetensors state"):
         load_network(backbone="resnet18", weights=tmp_path / "none.safetensors")
     (tmp_path / "half.safetensors").write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"half\.safetensors is not a whole safetensors file"):
@@ -406,28 +432,132 @@ def test_a_download_that_cannot_be_made(tmp_path, monkeypatch):
     assert isinstance(info.value.__cause__, urllib.error.URLError)
 
 
+def test_a_file_of_weights_under_other_names(torchvisions, tmp_path, capsys):
+    """A wrapper's prefix, DenseNet's names of an earlier day, no counters, half precision: all at once."""
+    own, _ = torchvisions("densenet121", num_classes=3)
+    state = {
+        "module." + re.sub(r"(denselayer\d+)\.(norm|conv)([12])\.", r"\1.\2.\3.", key): value.half()
+        for key, value in own.state_dict().items()
+        if "num_batches" not in key
+    }
+    assert "module.features.denseblock1.denselayer1.norm.1.weight" in state
+    save_file(state, tmp_path / "w.safetensors")
+    network = load_network(backbone="densenet121", weights=tmp_path / "w.safetensors")
+    assert capsys.readouterr().err.endswith("w.safetensors: the prefix 'module.' of all keys is left out\n")
+    for key, value in network.model.network.state_dict().items():
+        assert "num_batches" in key or torch.equal(value, own.state_dict()[key].half().float()), key
+
+
+def test_side_heads_behind_a_prefix(torchvisions, tmp_path):
+    own, _ = torchvisions("googlenet", aux_logits=True, transform_input=True, init_weights=False)
+    save_file({f"_orig_mod.{key}": value for key, value in own.state_dict().items()}, tmp_path / "w.safetensors")
+    network = load_network(backbone="googlenet", weights=tmp_path / "w.safetensors")
+    assert torch.equal(network.model.network.aux1.fc1.weight, own.aux1.fc1.weight)
+
+
+def test_weights_that_are_not_finite_are_named(ours, tmp_path, torchvisions):
+    own, path = torchvisions("resnet18", num_classes=2)
+    state = own.state_dict()
+    state["layer1.0.bn1.running_var"][3] = float("inf")
+    save_file(state, path)
+    with pytest.raises(ValueError, match=rf"{path.name}: 'layer1\.0\.bn1\.running_var' holds NaN or infinity"):
+        load_network(backbone="resnet18", weights=path)
+    state = {key: value.clone() for key, value in ours[0].state_dict().items()}
+    state["head.bias"][1] = float("nan")
+    models.write(state, tmp_path / "wgap.safetensors", {"network": json.dumps(ABOUT)})
+    with pytest.raises(ValueError, match=r"wgap\.safetensors: 'head\.bias' holds NaN or infinity"):
+        load_network(tmp_path / "wgap.safetensors")
+
+
+# A network that somebody made.
+
+
+@pytest.mark.parametrize("names", [[], ["a", "b"], ["a", "b", "c", "d"]])
+def test_a_name_for_each_class(ours, names):
+    with pytest.raises(ValueError, match=rf"^mine has 3 classes and {len(names)} class names: give a name for each"):
+        Network(ours[0], names, 48, "mine")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_in_another_precision(ours, torchvisions, tmp_path, dtype):
+    """It computes in float32, and stays as it is; so does one with the features of torchvision's."""
+    photograph(tmp_path / "0.png")
+    _, path = torchvisions("resnet18", num_classes=3)
+    for make in (lambda: copy.deepcopy(ours[0]), lambda: load_network(backbone="resnet18", weights=path).model):
+        given = make().to(dtype)
+        view = look(Network(given, ["a", "b", "c"], 48, "mine"), tmp_path / "0.png")
+        expected = look(Network(make().to(dtype).float(), ["a", "b", "c"], 48, "mine"), tmp_path / "0.png")
+        np.testing.assert_array_equal(view.features, expected.features)
+        np.testing.assert_array_equal(view.probabilities, expected.probabilities)
+        assert given.class_weights.dtype == dtype
+
+
 # Pictures.
 
 
 def test_pictures_of_a_folder(tmp_path):
-    for name in ("b.JPG", "a.png", ".hidden.png", "notes.txt", "c.webp"):
+    """All files but those that systems put there, whatever they are called; folders below only if asked for."""
+    for name in ("b.JPG", "a.jfif", ".hidden.png", "notes.txt", "c", "Thumbs.db", "desktop.ini", ".DS_Store"):
         (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "more.png").mkdir()
-    names = [path.name for path in pictures(tmp_path)]
-    assert names == ["a.png", "b.JPG", "c.webp"] == [path.name for path in pictures(str(tmp_path))]
-    both = pictures(
-        [tmp_path / "notes.txt", tmp_path, str(tmp_path / "a.png")]
-    )  # a file is taken at its word, and once
-    assert [path.name for path in both] == ["notes.txt", "a.png", "b.JPG", "c.webp"]
+    for name in ("more.png/d.heic", "more.png/deep/a.jfif", ".ipynb_checkpoints/b.JPG", "more.png/thumbs.DB"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere")
+    there = ["a.jfif", "b.JPG", "c", "lost.png", "notes.txt"]
+    for folder in (tmp_path, str(tmp_path)):
+        assert [path.name for path in pictures(folder)] == there
+    below = [path.relative_to(tmp_path).as_posix() for path in pictures(tmp_path, recursive=True)]
+    assert below == [*there[:4], "more.png/d.heic", "more.png/deep/a.jfif", "notes.txt"]
+    both = pictures([tmp_path / ".hidden.png", tmp_path, str(tmp_path / "c")])  # a file is taken at its word, and once
+    assert [path.name for path in both] == [".hidden.png", *there]
 
 
 def test_no_pictures(tmp_path):
-    with pytest.raises(ValueError, match="has no picture"):
+    (tmp_path / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "a.png").write_bytes(b"x")
+    for recursive in (False, True):
+        with pytest.raises(ValueError, match="has no picture: there is no file in it that could be one"):
+            pictures(tmp_path, recursive)
+    (tmp_path / "deep" / "below").mkdir(parents=True)
+    (tmp_path / "deep" / "below" / "a.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"has pictures in folders alone: --recursive \(recursive=True\) takes them"):
         pictures(tmp_path)
     with pytest.raises(ValueError, match=r"none\.png does not exist"):
         pictures(tmp_path / "none.png")
     with pytest.raises(ValueError, match="no picture is given"):
         pictures([])
+
+
+def test_pictures_are_sorted_out(tmp_path):
+    photograph(tmp_path / "b.png")
+    (tmp_path / "b.png").rename(tmp_path / "b.heic")
+    (tmp_path / "README.txt").write_text("beside the pictures")
+    found, [problem] = own_images.readable(pictures(tmp_path))
+    assert found == [tmp_path / "b.heic"]
+    assert problem.startswith(f"{tmp_path / 'README.txt'}: no picture that can be read (no image of a known format)")
+    with pytest.raises(ValueError, match=r"no picture among 1 files: .*README\.txt: no picture that can be read"):
+        own_images.readable([tmp_path / "README.txt"])
+
+
+@pytest.mark.parametrize("name, write", [("a.jfif", "JPEG"), ("a.jpe", "JPEG"), ("a.heic", "JPEG"), ("a.pgm", "PPM"),
+                                         ("a", "PNG"), ("a.txt", "WEBP")])  # fmt: skip
+def test_what_decodes_is_a_picture_whatever_its_ending(ours, tmp_path, name, write):
+    Image.fromarray(np.full((5, 7), 90, np.uint8)).save(tmp_path / name, format=write)
+    assert look(load_network(ours[1]), pictures(tmp_path)[0]).image == pytest.approx(90, abs=1)
+
+
+def test_large_pictures(ours, tmp_path, monkeypatch, recwarn):
+    """Pillow's own rule, without its warning: twice MAX_IMAGE_PIXELS at most; above, the remedy is not to save it."""
+    photograph(tmp_path / "0.png", (20, 10))
+    for limit in (199, 100):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert look(load_network(ours[1]), tmp_path / "0.png").image.shape == (10, 20, 3)
+    assert not recwarn.list
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
+    with pytest.raises(ValueError, match=r"0\.png: .*200 pixels.* limit of 198 .*; scale the picture down$"):
+        look(load_network(ours[1]), tmp_path / "0.png")
 
 
 def test_a_grey_picture_has_three_channels(ours, tmp_path):
@@ -531,6 +661,16 @@ def test_drawing(pairs, tmp_path):
     assert curve.get_lines()[2].get_xdata() == [located.eta, located.eta]
     own_images.save_drawing(view, located, tmp_path / "drawn.png")
     assert Image.open(tmp_path / "drawn.png").width > 400
+
+
+def test_a_large_picture_is_drawn_smaller(hill):
+    """Every third of 6003 pixels, and the box where it belongs."""
+    view = view_of(np.zeros((20, 6003, 3), np.uint8), hill, image_size=4)
+    located = locate(view, eta=0.49)
+    picture = own_images.draw(view, located).axes[0]
+    assert picture.images[0].get_array().shape == (7, 2001, 3)
+    [rectangle] = picture.patches
+    assert rectangle.get_x() + rectangle.get_width() + 0.5 == pytest.approx(2001)
 
 
 def test_a_turned_photograph_is_seen_upright(ours, tmp_path):

@@ -120,8 +120,9 @@ MAY_IMPORT = {  # the road is one way: who may import whom
     **{module: set() for module in ("files", "pooling", "cam", "components", "metrics", "protocols")},
     **{module: {"components"} for module in ("thresholds", "boxes")},
     "sample": {"drawing", "shapes", "files", "bars"},
-    "models": {"pooling", "files"},
-    "checkpoints": {"models"},
+    "weights": set(),
+    "models": {"pooling", "files", "weights"},
+    "checkpoints": {"models", "weights"},
     "training": {"models", "loading", "checkpoints", "distributed", "bars"},
     "class_maps": {"cam"},
     "predictions": {"datasets", "loading", "distributed", "archive", "class_maps", "bars"},
@@ -135,10 +136,10 @@ MAY_IMPORT = {  # the road is one way: who may import whom
     "loading": {"datasets", "photographs", "bars"},
     "unpacking": {"files", "layouts"},
     "downloads": {"files", "layouts", "unpacking", "bars"},
-    "networks": {"models", "pooling", "transforms"},
+    "networks": {"models", "pooling", "transforms", "weights"},
     "views": {"files"},
     "own_images": {"networks", "views", "cam", "thresholds", "boxes", "layouts", "photographs", "transforms", "plots"},
-    "localize": {"own_images", "cam", "thresholds"},
+    "localize": {"own_images", "cam", "thresholds", "texts"},
 }
 
 

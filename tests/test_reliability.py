@@ -11,7 +11,14 @@ BEGIN, END = "<!-- faults -->\n", "<!-- /faults -->"
 GROUPS = {  # the page's headings -> the test files below each
     "Runs": ("dodo", "faults", "distributed", "training"),
     "Downloads and archives": ("downloads", "unpacking"),
-    "Annotations, photographs, weights": ("hostile_annotations", "hostile_images", "datasets", "fuzz", "models"),
+    "Annotations, photographs, weights": (
+        "hostile_annotations",
+        "hostile_images",
+        "datasets",
+        "fuzz",
+        "models",
+        "command_line",
+    ),
     "Numbers": ("predictions", "pooling", "evaluation"),
     "Finished runs": ("verification", "reproducible"),
 }

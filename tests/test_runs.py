@@ -214,15 +214,42 @@ def test_poolings(config):
     assert runs.poolings(config, table(4, "test")) == ("gap",)
 
 
-def test_device(monkeypatch):
-    assert runs.device(experiments.configure(device="cuda")) == "cuda"
-    for available, expected in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
-        assert runs.device(experiments.configure("cub", "light")) == expected
-        assert runs.device(experiments.configure("birds")) == "cpu"  # where the sample's bands were measured
+@pytest.fixture
+def gpus(monkeypatch):
+    """A function: this machine has so many CUDA GPUs, and Apple's or not."""
+
+    def have(cuda, mps=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return have
 
 
-def test_workers(monkeypatch):
+@pytest.mark.parametrize(
+    "cuda, mps, expected",
+    [
+        (0, False, {"": "cpu", "cpu": "cpu"}),
+        (2, False, {"": "cuda", "cpu": "cpu", "cuda": "cuda", "cuda:1": "cuda:1", "gpu": "cuda"}),
+        (0, True, {"": "cpu", "cpu": "cpu", "mps": "mps", "gpu": "mps"}),
+    ],
+)
+def test_device(gpus, cuda, mps, expected):
+    """What there is is used; what there is not is refused in a line that says what there is."""
+    gpus(cuda, mps)
+    there = {(0, False): "cpu", (2, False): "cpu, cuda:0, cuda:1", (0, True): "cpu, mps"}[cuda, mps]
+    for word in ("", "cpu", "cuda", "cuda:1", "cuda:2", "mps", "gpu"):
+        config = experiments.configure("cub", "light", device=word)
+        if word in expected:
+            assert runs.device(config) == expected[word]
+        else:
+            with pytest.raises(ValueError, match=f"^device '{word}': torch finds none here; there is {there}$"):
+                runs.device(config)
+    assert runs.device(experiments.configure("birds")) == "cpu"  # where the sample's bands were measured
+
+
+def test_workers(gpus):
+    gpus(1)
     assert runs.workers(experiments.configure("cub", "light", device="cpu")) == 0
     assert 1 <= runs.workers(experiments.configure("cub", "light", device="cuda")) <= 16
     assert runs.workers(experiments.configure("cub", "light", device="cuda", workers=3)) == 3

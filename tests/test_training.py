@@ -273,6 +273,19 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
 
 
+def test_sums_in_float32_where_there_is_no_float64(photographs, tmp_path, monkeypatch):
+    """As on MPS: the history is the same but for rounding, that of a run that was cut off, too."""
+    assert training._precise("mps") == torch.float32
+    assert training._precise("cpu") == training._precise("cuda:1") == torch.float64
+    expected = fit(small(), loader(photographs), recipe(epochs=1), tmp_path / "a.safetensors")
+    monkeypatch.setattr(training, "_precise", lambda device: torch.float32)
+    (epoch,) = fit(small(), loader(photographs), recipe(epochs=1), tmp_path / "b.safetensors")
+    assert (
+        epoch["loss"] == pytest.approx(expected[0]["loss"], rel=1e-5) and epoch["accuracy"] == expected[0]["accuracy"]
+    )
+    assert epoch["loss"] != expected[0]["loss"]
+
+
 def test_a_checkpoint_holds_the_random_states(photographs, tmp_path, monkeypatch):
     """No layer of ours draws numbers in training; one that somebody adds, such as dropout, goes on as it would have."""
     model, data = small(), loader(photographs)

@@ -1,5 +1,7 @@
 """The command line: python -m wsol_utils --help."""
 
+import io
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any
 
 import click
 
-from wsol_utils import evidence, localize, maintenance
+from wsol_utils import evidence, localize, maintenance, texts
 
 ROOT = Path(__file__).resolve().parents[1]
 RULES = ("fixed", "first_above_mean", "best_fixed", "oracle")  # what `evaluate` shows if nothing else is asked
@@ -16,6 +18,9 @@ RULES = ("fixed", "first_above_mean", "best_fixed", "oracle")  # what `evaluate`
 @click.group()
 def main() -> None:
     """Weakly supervised object localisation: the commands beside the notebooks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what it cannot show is escaped
 
 
 @main.command("render-sample")
@@ -42,6 +47,28 @@ def download(name: str, root: Path, keep_archive: bool) -> None:
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error).replace("\n", " ")) from error
     click.echo(f"{there} is there" + (f"; DATA_ROOT={(root / data_root).resolve()}" if data_root else ""))
+
+
+@main.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT.safetensors", type=click.Path(path_type=Path))
+def convert(source: Path, target: Path) -> None:
+    """Write the weights in IN, a PyTorch pickle (.pth, .pt, .bin, .ckpt), as safetensors, which all else here reads.
+
+    IN holds a state dict, alone or under a key of its own, and is read without running what it holds. It stays as it
+    is; OUT must not exist yet.
+    """
+    from wsol_utils import models, weights
+
+    try:
+        if target.exists():
+            raise click.ClickException(f"{target} exists already: name another file")
+        key, state = weights.unpickle(source)
+        models.write(state, target, {"converted_from": source.name})
+    except (ValueError, OSError) as error:
+        raise click.ClickException(texts.shown(str(error))) from error
+    within = f" under {key!r}" if key else ""
+    click.echo(texts.shown(f"wrote {target}: {len(state)} tensors, which {source} holds{within}"))
 
 
 def run_options(command: Callable) -> Callable:
@@ -119,7 +146,7 @@ def predict(**values: Any) -> None:
 @click.option("--weights", default="", help="safetensors file to start from")
 @click.option("--epochs", default="", help="of each try, if not the profile's own number")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--device", default="", help="cpu or cuda, if not a GPU where there is one")
+@click.option("--device", default="", help="cpu, cuda, mps or gpu, if not CUDA where it is")
 @click.option("--results", default="results", show_default=True)
 def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], multipliers: str, seed: int, **values: str) -> None:
     """Try several rates of the head for each pooling on a validation part of DATASET's train split."""

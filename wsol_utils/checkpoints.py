@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wsol_utils import models
+from wsol_utils import models, weights
 
 
 def keep(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
@@ -68,11 +68,17 @@ def finished(path: Path, identity: str, model: nn.Module) -> list[dict[str, floa
 
 
 def _metadata(path: Path, identity: str) -> dict[str, str] | None:
-    """The header of a whole file of this very run. One that is cut off counts as none, and is written again."""
+    """The header of a whole file of this very run. One that is cut off counts as none, and is written again.
+
+    Raises:
+        PickleError: if somebody put a pickle there, which is let be.
+    """
     if not path.is_file():
         return None
     try:
         metadata = models.read_metadata(path)
+    except weights.PickleError:
+        raise
     except ValueError:
         print(f"{path.name} is cut off: it is made again")
         return None

@@ -4,6 +4,7 @@ Only the notebooks, the runner and the command line use this module.
 """
 
 import os
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from wsol_utils.protocols import Protocol
 from wsol_utils.training import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
+
+DEVICES = ("cpu", "cuda", "mps", "gpu")  # "cuda" may bear a number
 
 # Words of a protocol that a run can change one by one, each with what it can be.
 CONVENTIONS = {
@@ -56,7 +59,8 @@ class Config:
         seeds: a training run each.
         results: folder of the results; a relative path starts at the repository's root.
         workers: processes that decode images; -1 for a share of the cores where a GPU computes, else none.
-        device: "cpu", "cuda" or "" for a GPU where there is one.
+        device: "cpu", "cuda" (or "cuda:1", …), "mps" (Apple's), "gpu" for CUDA or else MPS, or "" for CUDA or else
+            the CPU.
         threads: of torch on the CPU, 0 for torch's own choice. The sample's profile fixes them, as figures depend on
             them; OMP_NUM_THREADS in the environment goes before the profile's number.
         deterministic: whether torch may use only algorithms that repeat themselves to the bit; slower on a GPU.
@@ -207,6 +211,7 @@ def configure(dataset: str = "birds", profile: str = "sample", **values: Any) ->
     one_of("evaluate_on", config.evaluate_on, ("test", "validation"))
     one_of("on_bad_image", config.on_bad_image, ("stop", "skip"))
     one_of("decoder", config.decoder, loading.DECODERS)
+    one_of("device", re.sub(r"^cuda:\d+$", "cuda", config.device or "cpu"), DEVICES)
     for name in config.poolings:
         pooling.build(name, config.temperature)
         config.recipe(name)

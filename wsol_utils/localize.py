@@ -11,9 +11,12 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from wsol_utils.texts import shown
+
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option("--recursive", is_flag=True, help="Take the pictures in folders of folders, too.")
 @click.option("--checkpoint", default="", help="Network that notebook 02 trained, seed0/wgap.safetensors of its run.")
 @click.option("--backbone", default="", help="Instead: a network of torchvision's that knows ImageNet's 1000 classes.")
 @click.option("--weights", default="", help="Safetensors file for the backbone. Without it they are downloaded.")
@@ -37,7 +40,7 @@ from tqdm import tqdm
     help="Folder to write boxes.json (COCO), boxes.csv and a PNG of each picture to.",
 )
 def localize(
-    images: tuple[Path, ...], checkpoint: str, backbone: str, weights: str, class_index: int | None,
+    images: tuple[Path, ...], recursive: bool, checkpoint: str, backbone: str, weights: str, class_index: int | None,
     recombination: str, rule: str, eta: float | None, out: Path | None,
 ) -> None:  # fmt: skip
     """Find the object in every IMAGE, a picture or a folder of pictures, and print its box.
@@ -46,7 +49,8 @@ def localize(
     the map above a threshold. Nobody has to draw a box first.
 
     One line a picture: its path, the class with its number, its probability, the threshold, and the box: left, top,
-    right and bottom, in pixels from the picture's upper left corner.
+    right and bottom, in pixels from the picture's upper left corner. Of a folder every file counts, whatever its name
+    ends in, but for those that begin with a dot; what is no picture is named, and the command then exits with 1.
 
     \b
     Examples:
@@ -65,7 +69,7 @@ def localize(
     rule = rule or "first_above_mean"
     _one_of("--rule", rule, thresholds.RULES)
     _one_of("--recombination", recombination, tuple(cam.RECOMBINATIONS))
-    paths, wrong = _pictures(images)
+    paths, wrong = _pictures(images, recursive)
     if out and any(path.parent.resolve() == out.resolve() for path in paths):
         raise click.UsageError("--out is the pictures' own folder: name another one, so that none is overwritten.")
     if not paths:
@@ -75,13 +79,13 @@ def localize(
     if class_index is not None and class_index >= len(network.class_names):
         count = len(network.class_names)
         raise click.UsageError(f"--class {class_index}: {network.name} has {count} classes, counted from 0.")
-    found, names = [], _png_names(paths)
+    found, unread, names = [], 0, _png_names(paths)
     for path in _bar(paths):
         try:
             view = own_images.look(network, path, class_index)
             located = own_images.locate(view, recombination, rule, eta)
         except ValueError as error:
-            wrong += 1
+            unread += 1
             tqdm.write(f"Error: {_text(error)}", file=sys.stderr)
             continue
         tqdm.write(_said(view, located), file=sys.stdout)
@@ -93,22 +97,24 @@ def localize(
         with _one_line():
             own_images.write_coco(out / "boxes.json", found)
             own_images.write_csv(out / "boxes.csv", found)
-        click.echo(f"{len(found)} pictures, boxes.json and boxes.csv are in {click.format_filename(out)}")
-    if wrong:
+        tqdm.write(f"{len(found)} pictures, boxes.json and boxes.csv are in {shown(str(out))}", file=sys.stdout)
+    if unread:
+        tqdm.write(f"Error: {unread} of {len(paths)} files are left out, see above", file=sys.stderr)
+    if wrong or unread:
         raise SystemExit(1)
 
 
-def _pictures(images: Iterable[Path]) -> tuple[list[Path], int]:
+def _pictures(images: Iterable[Path], recursive: bool) -> tuple[list[Path], int]:
     """The pictures, each once, and how many of the arguments are none; those are reported."""
     from wsol_utils import own_images
 
     found, wrong = [], 0
     for image in images:
         try:
-            found += own_images.pictures(image)
+            found += own_images.pictures(image, recursive)
         except (ValueError, OSError) as error:
             wrong += 1
-            click.echo(f"Error: {_text(error)}", err=True)
+            tqdm.write(f"Error: {_text(error)}", file=sys.stderr)
     return list(dict.fromkeys(found)), wrong
 
 
@@ -145,7 +151,7 @@ def _said(view: Any, located: Any) -> str:
         if x1 > x0 and y1 > y0
         else "no box: the map is nowhere above the threshold"
     )
-    named = f"{click.format_filename(view.path)}: {view.class_name} ({view.class_index})"
+    named = shown(f"{view.path}: {view.class_name} ({view.class_index})")
     return f"{named}, {100 * view.probability:.1f} %, threshold {located.eta:.2f}, {box}"
 
 
@@ -159,4 +165,4 @@ def _one_line() -> Iterator[None]:
 
 
 def _text(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return shown(" ".join(map(str.strip, str(error).splitlines())))

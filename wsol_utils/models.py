@@ -1,6 +1,6 @@
 """A backbone, a pooling layer and a linear head: the network whose class activation maps we draw (Sec. 3).
 
-Weights come from torchvision ("imagenet", a download) or from a safetensors file in torchvision's keys.
+Weights come from torchvision ("imagenet", a download) or from a safetensors file in torchvision's keys (`weights`).
 """
 
 import json
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torchvision
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import safe_open
 from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from wsol_utils import files
 from wsol_utils import pooling as poolings
+from wsol_utils import weights as weights_files
 
 
 class Output(NamedTuple):
@@ -143,7 +143,7 @@ def build(backbone: str, num_classes: int, pooling: str | nn.Module, weights: st
         weights: None (random), "imagenet" (torchvision downloads them) or a safetensors file.
 
     Raises:
-        ValueError: if a name is unknown, or the file is of another network.
+        ValueError: if a name is unknown, or the file is of another network, no safetensors file, or not finite.
         FileNotFoundError: if the weights file does not exist.
     """
     pool = poolings.build(pooling) if isinstance(pooling, str) else pooling
@@ -159,7 +159,7 @@ def build_as_it_stands(backbone: str, weights: str | Path | None = None) -> nn.M
     """The network with its own ImageNet head, classifying exactly as it does, for a data set without train split.
 
     Raises:
-        ValueError: if the network's own head gives no class activation map (VGG-16's three linear layers).
+        ValueError: as `build`, and if the network's own head gives no class activation map (VGG-16's three layers).
         FileNotFoundError: if the weights file does not exist.
     """
     recipe = _backbone(backbone)
@@ -205,13 +205,14 @@ def read_metadata(path: Path) -> dict[str, str]:
     """The header that `save` wrote.
 
     Raises:
-        ValueError: if the file is cut off or no safetensors file.
+        ValueError: if the file is cut off or no safetensors file; `weights.PickleError`, if it is a pickle.
     """
+    with weights_files.explained(path), safe_open(path, framework="pt") as file:
+        header = (file.metadata() or {}).get("about", "{}")
     try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get("about", "{}"))
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}): delete it and run again") from error
+        return json.loads(header)
+    except ValueError as error:
+        raise ValueError(f"{path} does not say rightly what it holds ({error}): copy it again") from error
 
 
 def load_into(model: nn.Module, path: str | Path) -> nn.Module:
@@ -220,7 +221,8 @@ def load_into(model: nn.Module, path: str | Path) -> nn.Module:
     Raises:
         ValueError: if the file is of another network.
     """
-    _load_state(model, path, tuple(model.state_dict()), f"this {type(model).__name__}")
+    name = f"this {type(model).__name__}"
+    weights_files.put(model, weights_files.read(path, name), path, name)
     return model
 
 
@@ -243,25 +245,6 @@ def _network(name: str, weights: str | Path | None, head: bool) -> nn.Module:
     network = recipe.build()
     if weights is not None:
         keys = tuple(key for key in network.state_dict() if head or key.startswith(recipe.prefixes))
-        _load_state(network, weights, keys, name)
+        weights_files.put(network, weights_files.read(weights, name), weights, name, keys)
+        weights_files.require_finite(network, weights)
     return network
-
-
-def _load_state(network: nn.Module, path: str | Path, needed: tuple[str, ...], name: str) -> None:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"weights file {path} does not exist; WEIGHTS is a safetensors state dict of {name}")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}): copy or make it again") from error
-    own = network.state_dict()
-    kinds = {key: (value.shape, value.is_floating_point()) for key, value in state.items()}
-    wrong = [key for key in needed if kinds.get(key) != (own[key].shape, own[key].is_floating_point())]
-    wrong += [key for key in state if key not in own]
-    if wrong:
-        raise ValueError(
-            f"{path} holds the weights of another network than {name}: {wrong[0]!r} is missing, of another shape or "
-            f"not {name}'s ({len(wrong)} such tensors); give WEIGHTS with {name}'s torchvision keys, or change BACKBONE"
-        )
-    own.update({key: state[key] for key in needed})  # in its own dict, whose version MNASNet asks for
-    network.load_state_dict(own)

@@ -4,9 +4,9 @@ A class activation map exists where the classifier is linear in the mean of the 
 SqueezeNet's 1×1 convolution. Whether a network of torchvision's is such a one is not looked up but computed.
 """
 
+import copy
 import difflib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +14,20 @@ from typing import cast
 
 import torch
 import torchvision
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from wsol_utils import models, pooling
+from wsol_utils import weights as weights_files
 from wsol_utils.models import Output
 from wsol_utils.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 WITH_MAP = (  # for messages; `_with_features` decides
     "resnet…, resnext…, wide_resnet…, densenet…, mobilenet_v2, efficientnet_…, regnet_…, mnasnet…, shufflenet_v2_…, "
     "googlenet, inception_v3, swin_…, squeezenet1_0 or squeezenet1_1"
+)
+ELSEWHERE = (  # for messages, too
+    "a map that another program made of a picture goes into own_images.view_of, a folder of maps into "
+    "python -m wsol_utils evaluate"
 )
 WITH_SIDE_HEADS = ("googlenet", "inception_v3")  # that torchvision adds for the training
 
@@ -34,16 +38,29 @@ class Network:
 
     Attributes:
         model: in evaluation mode; `model(images)` gives `.logits` (B, K) and `.features` (B, C, h, w), and its
-            `.class_weights` is (K, C), as of `models.build`.
+            `.class_weights` is (K, C), as of `models.build`. One in half or double precision is copied to float32.
         class_names: K names; one that is not known is "class 3".
         image_size: side of the square input, pixels.
         name: to be shown.
+
+    Raises:
+        ValueError: if there are more or fewer names than classes.
     """
 
     model: nn.Module
     class_names: list[str]
     image_size: int
     name: str
+
+    def __post_init__(self) -> None:
+        classes = len(cast(Tensor, self.model.class_weights))
+        if len(self.class_names) != classes:
+            raise ValueError(
+                f"{self.name} has {classes} classes and {len(self.class_names)} class names: give a name for each, as "
+                f"[f'class {{k}}' for k in range({classes})]"
+            )
+        if any(p.dtype != torch.float32 for p in self.model.parameters()):
+            object.__setattr__(self, "model", copy.deepcopy(self.model).float())  # what pictures come in
 
 
 class WithFeatures(nn.Module):
@@ -68,8 +85,7 @@ class WithFeatures(nn.Module):
         self.network, self.head = network, head
         self.register_buffer("scale", (torch.tensor(IMAGENET_STD) / std).view(3, 1, 1))
         self.register_buffer("shift", ((torch.tensor(IMAGENET_MEAN) - mean) / std).view(3, 1, 1))
-        self._seen: list[Tensor] = []
-        source.register_forward_hook(lambda module, inputs, output: self._seen.append(output))
+        self._source = (source,)  # within the network already
 
     scale: Tensor
     shift: Tensor
@@ -81,11 +97,13 @@ class WithFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """(B, 3, H, W) -> logits (B, K), features (B, C, h, w)."""
-        self._seen.clear()
-        logits = self.network(images * self.scale + self.shift)
-        features = self._seen[-1]
-        self._seen.clear()
-        return Output(logits, features)
+        seen: list[Tensor] = []
+        hook = self._source[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+        try:
+            logits = self.network(images * self.scale + self.shift)
+        finally:
+            hook.remove()
+        return Output(logits, seen[-1])
 
 
 def load_network(checkpoint: str | Path = "", backbone: str = "", weights: str | Path = "imagenet") -> Network:
@@ -98,7 +116,8 @@ def load_network(checkpoint: str | Path = "", backbone: str = "", weights: str |
             of any number of classes.
 
     Raises:
-        ValueError: if not one of the two is given, the file is no such network, or the network has no such map.
+        ValueError: if not one of the two is given, the file is no such network, holds NaN or infinity or is a pickle,
+            or the network has no such map.
         FileNotFoundError: if the file does not exist.
     """
     if bool(checkpoint) == bool(backbone):
@@ -125,7 +144,7 @@ def _of_notebook_02(path: Path) -> Network:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} does not say rightly which network it holds ({error!r}): copy it again") from error
     model = models.build_as_it_stands(backbone) if own_head else models.build(backbone, len(names), pool)
-    models.load_into(model, path)
+    weights_files.require_finite(models.load_into(model, path), path)
     return Network(model.eval(), names, side, f"{backbone}, {name}")
 
 
@@ -134,19 +153,23 @@ def _of_torchvision(name: str, weights: str | Path) -> Network:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown backbone {name!r}{hint}; choose one of torchvision's, {WITH_MAP}")
+        raise ValueError(f"unknown backbone {name!r}{hint}; choose one of torchvision's, {WITH_MAP}; {ELSEWHERE}")
     published = next(iter(torchvision.models.get_model_weights(name)))  # IMAGENET1K_V1 where there is one
     if weights == "imagenet":
         state = _published(name, published)
         network = _build(name, state, 1000)
-        for key in set(state) - set(network.state_dict()):  # DenseNet's, as they were once named
-            state[re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", key)] = state.pop(key)
+        for key, own in weights_files.renamed(list(state), network.state_dict()).items():
+            state[own] = state.pop(key)
         network.load_state_dict(state)
     else:
-        shapes = _shapes(Path(weights))
-        head, _ = _head(_build(name, shapes, 1000), name)
-        classes = shapes.get(f"{head}.weight", (1000,))[0]
-        network = models.load_into(_build(name, shapes, classes), weights)
+        state = weights_files.read(weights, name)
+        whole = _build(name, state, 1000)
+        names = weights_files.renamed(state, whole.state_dict())
+        shapes = {names[key]: value.shape for key, value in state.items()}
+        classes = next(iter(shapes.get(f"{_head(whole, name)[0]}.weight", ())), 1000)
+        network = whole if classes == 1000 else _build(name, state, classes)
+        weights_files.put(network, state, weights, name)
+        weights_files.require_finite(network, weights)
     preset = published.transforms()
     side = preset.crop_size[0]
     model = _with_features(network.eval(), name, side, (preset.mean, preset.std))
@@ -172,21 +195,10 @@ def _build(name: str, keys: Iterable[str], classes: int) -> nn.Module:
     """The network with random weights, and with side heads where there are weights for them."""
     if name not in WITH_SIDE_HEADS:
         return torchvision.models.get_model(name, num_classes=classes)
-    aside = any(key.lower().startswith("aux") for key in keys)
+    aside = any(part.lower().startswith("aux") for key in keys for part in key.split("."))
     return torchvision.models.get_model(  # transform_input: they were trained with another normalisation
         name, num_classes=classes, aux_logits=aside, transform_input=True, init_weights=False
     )
-
-
-def _shapes(path: Path) -> dict[str, list[int]]:
-    """The shapes of a safetensors file's tensors, which are not read."""
-    if not path.is_file():
-        raise FileNotFoundError(f'weights file {path} does not exist; give a safetensors file, or "imagenet"')
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}): copy or make it again") from error
 
 
 def _head(network: nn.Module, name: str) -> tuple[str, nn.Linear | nn.Conv2d]:
@@ -228,7 +240,7 @@ def _with_features(
             return WithFeatures(network, source, head, normalized_by).eval()
     raise ValueError(
         f"{name} has no class activation map: its logits are not one linear layer on the mean of its features; choose "
-        f"{WITH_MAP}; or train {name} with notebook 02, if it is a backbone there, and give the checkpoint"
+        f"{WITH_MAP}; or train {name} with notebook 02, if it is a backbone there, and give the checkpoint; {ELSEWHERE}"
     )
 
 

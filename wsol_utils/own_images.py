@@ -7,13 +7,15 @@
     print(view.class_name, locate(view).box, locate(view, "signed", eta=0.2).box)
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from wsol_utils import boxes, cam, photographs, plots, thresholds, transforms
@@ -23,17 +25,24 @@ from wsol_utils.views import Located, View, light, write_coco, write_csv
 
 __all__ = [
     "Located", "Network", "View", "activation", "draw", "light", "load_network", "locate", "look", "pictures",
-    "save_drawing", "view_of", "write_coco", "write_csv",
+    "readable", "save_drawing", "view_of", "write_coco", "write_csv",
 ]  # fmt: skip
 
-SUFFIXES = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of `photographs.FORMATS`
+DRAWN = 2000  # pixels: matplotlib takes minutes and gigabytes for much larger pictures
+NO_PICTURES = ("thumbs.db", "desktop.ini")  # that Windows puts beside pictures; others begin with a dot
 
 
-def pictures(where: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Files as they are given, and the images directly in a folder, sorted by name; each once.
+def pictures(where: str | Path | Sequence[str | Path], recursive: bool = False) -> list[Path]:
+    """Files as they are given, and those in a folder, sorted; each once. `look` says which of them are pictures.
+
+    What begins with a dot is passed over, and so is what Windows puts beside pictures (`NO_PICTURES`).
+
+    Args:
+        recursive: whether the folders below count, too.
 
     Raises:
-        ValueError: if a path does not exist, a folder has no image, or nothing is given.
+        OSError: if a folder cannot be read.
+        ValueError: if a path does not exist, a folder has no file, or nothing is given.
     """
     given = [where] if isinstance(where, str | Path) else list(where)
     if not given:
@@ -41,15 +50,35 @@ def pictures(where: str | Path | Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, given):
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if _is_picture(file))
+            inside = sorted(_files(path, recursive))
+            if not inside and not recursive and any(_files(path, True)):
+                raise ValueError(f"{path} has pictures in folders alone: --recursive (recursive=True) takes them, too")
             if not inside:
-                raise ValueError(f"{path} has no picture: there is no file in it that ends in {', '.join(SUFFIXES)}")
+                raise ValueError(f"{path} has no picture: there is no file in it that could be one")
             found += inside
         elif path.is_file():
             found.append(path)
         else:
             raise ValueError(f"{path} does not exist: name a file, or a folder of pictures")
     return list(dict.fromkeys(found))
+
+
+def readable(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """The pictures among some files; and of each of the others why it is none.
+
+    Raises:
+        ValueError: if there is no picture among them.
+    """
+    found, wrong = list[Path](), list[str]()
+    for path in paths:
+        try:
+            _decoded(path)
+            found.append(path)
+        except DatasetError as error:
+            wrong.append(str(error))
+    if not found:
+        raise ValueError(f"no picture among {len(wrong)} files{': ' if wrong else ''}{'; '.join(wrong[:1])}")
+    return found, wrong
 
 
 def look(network: Network, path: str | Path, class_index: int | None = None) -> View:
@@ -66,12 +95,7 @@ def look(network: Network, path: str | Path, class_index: int | None = None) -> 
     classes = len(network.class_names)
     if class_index is not None and not 0 <= class_index < classes:
         raise ValueError(f"there is no class {class_index}: {network.name} has {classes} classes, counted from 0")
-    try:
-        image = np.array(photographs.decode(Path(path), upright=True)[1])  # (H, W, 3)
-    except DatasetError as error:  # its remedy is for a data set
-        problem = f"no picture that can be read ({photographs.cause(error.__cause__)})"
-        remedy = "save it again as JPEG or PNG, or leave it out"
-        raise failure(Path(path).parent, Path(path).name, problem, remedy) from error
+    image = np.array(_decoded(Path(path)))  # (H, W, 3)
     transform, no_boxes = transforms.test_transform(network.image_size), torch.zeros(0, 4)
     frame, _ = transform.resize(torch.from_numpy(image).permute(2, 0, 1), no_boxes)  # (3, S, S)
     images, _ = transform.finish(frame[None], [no_boxes], [transform.crop([])])
@@ -86,11 +110,13 @@ def look(network: Network, path: str | Path, class_index: int | None = None) -> 
     )  # fmt: skip
 
 
-def view_of(image: np.ndarray, scores: np.ndarray | Tensor, class_name: str = "", image_size: int = 224) -> View:
+def view_of(
+    image: np.ndarray | Image.Image, scores: np.ndarray | Tensor, class_name: str = "", image_size: int = 224
+) -> View:
     """A map that any other program made (pytorch-grad-cam, torchcam, …), to be thresholded as ours are.
 
     Args:
-        image: (H, W, 3) uint8, the picture.
+        image: (H, W, 3) uint8, the picture; or Pillow's image of it, which is not turned as its EXIF data say.
         scores: (h, w), a map over the whole picture, of any size and scale; above 0 where the object is.
         class_name: to be shown.
         image_size: the map is upsampled to a square of this side, pixels; give h where h = w to leave it as it is.
@@ -103,6 +129,11 @@ def view_of(image: np.ndarray, scores: np.ndarray | Tensor, class_name: str = ""
         raise ValueError(f"a map is (h, w), got {given.shape}")
     if given.dtype.kind != "f" or not np.isfinite(given).all():
         raise ValueError("a map is floating point without NaN or infinity")
+    if isinstance(image, Image.Image):
+        image = np.array(photographs.eight_bits(image.copy()).convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        kind = type(image).__name__
+        raise ValueError(f"a picture is (H, W, 3) uint8 or Pillow's, got {kind}: give np.asarray(PIL.Image.open(file))")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"a picture is (H, W, 3) uint8, got {image.shape} {image.dtype}")
     if image_size < 1:
@@ -162,8 +193,9 @@ def draw(view: View, located: Located) -> Figure:
     figure = Figure(figsize=(8, 3.4))  # none of pyplot's, which would have to be closed
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     known = f", {100 * view.probability:.1f} %" if view.probability is not None else ""
-    plots.show(left, view.image, np.maximum(located.map, 0), f"{view.class_name}{known}")
-    plots.draw_box(left, located.box, plots.PREDICTION)
+    step = max(1, max(view.image.shape[:2]) // DRAWN)
+    plots.show(left, view.image[::step, ::step], np.maximum(located.map, 0), f"{view.class_name}{known}")
+    plots.draw_box(left, np.array(located.box) / step, plots.PREDICTION)
     if np.isfinite(located.differences).any():
         right.plot(located.candidates, located.differences, color="red", marker=".", label="D")
         right.axhline(np.nanmean(located.differences), color="blue", label="mean of D")
@@ -179,8 +211,33 @@ def save_drawing(view: View, located: Located, path: Path) -> None:
     plots.save(draw(view, located), path)
 
 
-def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+def _files(folder: Path, recursive: bool) -> Iterator[Path]:
+    """What may be a picture in a folder; a link that leads nowhere is one that cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        for file in (Path(place, name) for name in names):
+            none = file.name.startswith(".") or file.name.lower() in NO_PICTURES
+            if not none and (file.is_file() or not file.exists()):  # neither a pipe nor a link to a folder
+                yield file
+
+
+def _decoded(path: Path) -> Image.Image:
+    """The picture in a file, in RGB and upright.
+
+    Raises:
+        DatasetError: if it cannot be read or does not decode; its remedy is for a picture, not for a data set.
+    """
+    try:
+        return photographs.decode(path, upright=True)[1]
+    except DatasetError as error:
+        problem = f"no picture that can be read ({photographs.cause(error.__cause__)})"
+        too_large = isinstance(error.__cause__, Image.DecompressionBombError)
+        remedy = "scale the picture down" if too_large else "save it again as JPEG or PNG, or leave it out"
+        raise failure(path.parent, path.name, problem, remedy) from error
 
 
 def _array(tensor: Tensor) -> np.ndarray:

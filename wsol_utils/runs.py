@@ -252,8 +252,20 @@ def pictures(config: Config, table: pd.DataFrame, images: Sequence[int]) -> list
 
 
 def device(config: Config) -> str:
-    """Where to compute."""
-    return config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    """Where to compute, as torch calls it.
+
+    Raises:
+        ValueError: if this machine has no such device; it says what there is.
+    """
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = {"cuda": cuda, "mps": ["mps"] if torch.backends.mps.is_available() else []}
+    if not config.device:
+        return "cuda" if cuda else "cpu"
+    word = next((name for name, there in gpus.items() if there), "gpu") if config.device == "gpu" else config.device
+    there = ["cpu", *cuda, *gpus["mps"]]
+    if word not in (*there, *(name for name in gpus if gpus[name])):
+        raise ValueError(f"device {config.device!r}: torch finds none here; there is {', '.join(there)}")
+    return word
 
 
 def workers(config: Config) -> int:

@@ -22,13 +22,14 @@ from wsol_utils.profiles import PRETRAINING
 from wsol_utils.protocols import Protocol
 from wsol_utils.training import Recipe
 
-TRAINING_CODE = ("photographs", "datasets", "transforms", "loading", "models", "pooling", "training")
+TRAINING_CODE = ("photographs", "datasets", "transforms", "loading", "models", "pooling", "training", "weights")
 PREDICTION_CODE = (
     "photographs",
     "datasets",
     "transforms",
     "loading",
     "models",
+    "weights",
     "pooling",
     "cam",
     "class_maps",

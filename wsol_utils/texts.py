@@ -47,6 +47,11 @@ def plain_text(file: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def shown(text: str) -> str:
+    """A text, or the name of a file, to be printed in a line: what is not printable is escaped, and nothing lost."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def below(path: str) -> str:
     """An id or a path, once it is sure to stay below the folder that it is looked up in.
 

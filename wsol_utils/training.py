@@ -130,7 +130,7 @@ class _Run:
         self.optimizer = _optimizer(model, recipe, fused=self.on_gpu)
         self.history: list[dict[str, float]] = []
         self.step, self.seconds = 0, 0.0  # of the present epoch
-        self.sums = torch.zeros(3, dtype=torch.float64, device=loader.device)
+        self.sums = torch.zeros(3, dtype=_precise(loader.device), device=loader.device)
         self.losses: dict[int, Tensor] = {}  # of the steps since the last look
         self._go_on()
         distributed.wait()  # nobody writes before everybody has read
@@ -185,7 +185,8 @@ class _Run:
         (loss * (len(labels) * distributed.size() / self.recipe.batch_size)).backward()
         self.optimizer.step()
         right = (logits.argmax(dim=1) == labels).sum()
-        self.sums += torch.stack([loss.detach().double() * len(labels), right, torch.full_like(right, len(labels))])
+        total = loss.detach().to(self.sums.dtype) * len(labels)
+        self.sums += torch.stack([total, right, torch.full_like(right, len(labels))])
         return loss.detach()
 
     def _look(self, order: list[int]) -> None:
@@ -222,7 +223,12 @@ class _Run:
         if state is not None:
             self.history, self.step, self.seconds = state["history"], state["step"], state["seconds"]
             if distributed.rank() == 0:
-                self.sums += torch.tensor(state["sums"], dtype=torch.float64, device=self.sums.device)
+                self.sums += torch.tensor(state["sums"], dtype=self.sums.dtype, device=self.sums.device)
+
+
+def _precise(device: str) -> torch.dtype:
+    """What sums are kept in on a device: MPS knows no float64."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
 
 
 def order_of(images: int, seed: int, epoch: int) -> list[int]:

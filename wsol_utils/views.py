@@ -107,11 +107,14 @@ def write_coco(path: str | Path, pairs: Iterable[Pair]) -> None:
 
 
 def write_csv(path: str | Path, pairs: Iterable[Pair]) -> None:
-    """A row for each picture with the columns `COLUMNS`, the box in its pixels: the whole file or none."""
+    """A row for each picture with the columns `COLUMNS`, the box in its pixels: the whole file or none.
+
+    A byte of a path that is not UTF-8 is written as Python and COCO's JSON have it, \\udc80 to \\udcff.
+    """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
     for view, located in pairs:
         values = (view.path, view.class_index, view.class_name, view.probability, located.rule, located.eta)
         rows.writerow([*values, *located.box])
-    files.write_text(path, text.getvalue())
+    files.write_text(path, text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8"))
