@@ -354,6 +354,7 @@ def test_what_is_converted(tmp_path, new):
         ({"state_dict": state, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}}, "state_dict"),
         ({"ema": {"a": torch.zeros(1)}, "model": state}, "model"),
         ({"net_g": state, "arch": "x"}, "net_g"),
+        ({"model": state, "best": np.float64(71.5), "args": argparse.Namespace(lr=0.1)}, "model"),
     ):
         found, tensors = weights.unpickle(pickled(tmp_path / "x.bin", content, new))
         assert found == key and list(tensors) == list(state)
@@ -371,7 +372,6 @@ NO_STATE_DICT = {
     "two": ({"g": {"a": torch.zeros(1)}, "d": {"a": torch.zeros(1)}}, r"several .* 'g' \(dict\), 'd' \(dict\)"),
     "a sparse tensor": ({"a": torch.eye(2).to_sparse()}, r"'a' \(Tensor\)"),
     "a network": (nn.Sequential(), r"holds torch\.nn\.modules\.container\.Sequential, which is no tensor"),
-    "a namespace": ({"a": torch.zeros(1), "x": argparse.Namespace()}, r"holds argparse\.Namespace, which is no tensor"),
     "an array": ({"a": np.zeros(1)}, r"holds numpy\S+, which is no tensor"),
 }  # fmt: skip
 

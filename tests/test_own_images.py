@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import time
 import urllib.error
 
 import numpy as np
@@ -136,17 +135,6 @@ def test_a_map_that_is_nowhere_above_0(scores, tmp_path):
     own_images.write_coco(tmp_path / "boxes.json", [(view, located)])
     content = json.loads((tmp_path / "boxes.json").read_text())
     assert len(content["images"]) == 1 and content["annotations"] == []
-
-
-def test_it_is_fast_enough_for_a_slider():
-    """On one core, a map of 224×224, once the loops are compiled: a network is not asked again."""
-    view = view_of(np.zeros((375, 500, 3), np.uint8), np.random.default_rng(0).random((14, 14), dtype=np.float32))
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        locate(view)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.1
 
 
 @pytest.mark.parametrize(

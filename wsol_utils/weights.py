@@ -3,6 +3,8 @@
 Their keys may differ from the network's in what torch and torchvision pass over, too, and in one prefix.
 """
 
+import argparse
+import codecs
 import pickle
 import re
 import shlex
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -21,6 +24,11 @@ from torch import Tensor, nn
 STARTS = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # torch.save's files, new and old
 WITHIN = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights")  # the first one counts
 ALONE = "torch.save(model.state_dict(), …)"
+SCALAR = np.float64(0).__reduce__()[0]  # how NumPy's numbers are pickled
+BESIDE: list[Any] = [  # trainers often keep options and NumPy's numbers beside the weights: data that run nothing
+    argparse.Namespace, codecs.encode, np.dtype, *{type(np.dtype(kind)) for kind in "?ilqfde"}, SCALAR,
+    (SCALAR, "numpy.core.multiarray.scalar"), (SCALAR, "numpy._core.multiarray.scalar"),
+]  # fmt: skip
 
 
 class PickleError(ValueError):
@@ -154,7 +162,8 @@ def unpickle(path: str | Path) -> tuple[str, dict[str, Tensor]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the errors say
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(BESIDE):
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         told = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
         what = re.search(r"GLOBAL (\S+)", told)
