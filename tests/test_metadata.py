@@ -74,7 +74,7 @@ def test_boxes_beyond_the_edge_are_clipped_and_counted(boxes):
     said = []
     found = read_metadata(boxes, say=said.append).boxes
     assert found[A].tolist() == [[0, 108, 500, 375], [5, 6, 5, 6]] and found[B].tolist() == [[63, 0, 64, 48]]
-    assert said == [f"{boxes}/localization.txt: 2 of 3 boxes leave their image; clipped to it"]
+    assert said == [f"{boxes}/localization.txt: boxes that leave their image, clipped to it: 2 of 3"]
 
 
 # Boxes of the image of 64×48 pixels, and whether half-open and inclusive corners have an area in it.
@@ -240,7 +240,7 @@ def test_predictions_of_further_images_are_counted(boxes):
     lines(boxes / "predicted.txt", ["c,1", f"{A},12", f"{B},3", "val2/d.jpeg,0", "c,1"])
     said = []
     assert read_predicted(boxes / "predicted.txt", read_metadata(boxes), said.append).tolist() == [12, 3]
-    assert said == [f"{boxes}/predicted.txt: 3 lines are of images that image_ids.txt does not list; not used"]
+    assert said == [f"{boxes}/predicted.txt: lines of images that image_ids.txt does not list, not used: 3"]
 
 
 # Writing.

@@ -397,7 +397,7 @@ def test_maps_of_other_images_are_counted_and_not_read(tmp_path):
         (folder / f"{name}.npy").write_text("no map")
     found = score_maps.evaluate(folder, metadata, rules=["fixed"], size=4, say=said.append)
     pd.testing.assert_frame_equal(found, alone)
-    assert said == [f"{folder}: 3 maps are of images that image_ids.txt does not list; not used"]
+    assert said == [f"{folder}: maps of images that image_ids.txt does not list, not used: 3"]
     (folder / "val/0/0.JPEG.npy").unlink()
     with pytest.raises(DatasetError, match=r"val/0/0\.JPEG\.npy: 1 maps missing"):
         score_maps.evaluate(folder, metadata, rules=["fixed"], size=4)
@@ -787,10 +787,10 @@ def test_the_command_says_what_it_puts_up_with(folders, tmp_path, capsys):
     file = tmp_path / "metadata/localization.txt"
     file.write_text(file.read_text().replace("val/0.jpg,100,10,319,20", "val/0.jpg,100,10,319,225"))
     code, _, err = command(capsys, *folders, "--predicted", tmp_path / "guess.txt")
-    assert code == 0 and [line.split(": ")[1] for line in err.splitlines()] == [
-        "1 of 6 boxes leave their image; clipped to it",
-        "2 lines are of images that image_ids.txt does not list; not used",
-        "1 maps are of images that image_ids.txt does not list; not used",
+    assert code == 0 and [line.split(": ", 1)[1] for line in err.splitlines()] == [
+        "boxes that leave their image, clipped to it: 1 of 6",
+        "lines of images that image_ids.txt does not list, not used: 2",
+        "maps of images that image_ids.txt does not list, not used: 1",
     ]
 
 

@@ -235,7 +235,7 @@ def _by_id(
     for image_id in (image_id for image_id, values in found.items() if not values):
         raise _wrong(file, f"no line for {image_id!r} of image_ids.txt")
     if others and passed_over:
-        others(f"{file}: {passed_over} lines are of images that image_ids.txt does not list; not used")
+        others(f"{file}: lines of images that image_ids.txt does not list, not used: {passed_over}")
     return found
 
 
@@ -256,7 +256,7 @@ def _inside(
         boxes[image_id] = box.clip(0, np.tile(size, 2))
         clipped += int((boxes[image_id] != box).any(axis=1).sum())
     if clipped:
-        say(f"{file}: {clipped} of {sum(map(len, boxes.values()))} boxes leave their image; clipped to it")
+        say(f"{file}: boxes that leave their image, clipped to it: {clipped} of {sum(map(len, boxes.values()))}")
     return boxes
 
 

@@ -217,7 +217,7 @@ def _chunks_of(
     """A function that goes through all images in the order of the metadata, with their places; none is missing."""
     names, unused = find(maps, metadata.image_ids)
     if unused:
-        say(f"{Path(maps)}: {unused} maps are of images that image_ids.txt does not list; not used")
+        say(f"{Path(maps)}: maps of images that image_ids.txt does not list, not used: {unused}")
 
     def chunks() -> Iterator[tuple[slice, Predictions]]:
         with tqdm(total=len(metadata.image_ids), desc="score maps", unit="image", disable=QUIET) as bar:
