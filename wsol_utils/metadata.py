@@ -243,21 +243,19 @@ def _inside(
     file: Path, found: dict[str, list[tuple[int, Any]]], sizes: dict[str, tuple[int, int]], corners: str, say: Say
 ) -> dict[str, np.ndarray]:
     """(n, 4) corners of each image, clipped to it."""
-    boxes, clipped, last = {}, 0, corners == "inclusive"  # the last pixel is one of the box
-    for image_id, lines in found.items():
-        box, size = np.array([box for _, box in lines], dtype=np.float64), np.array(sizes[image_id])
-        low, high = box[:, :2], box[:, 2:]
-        inside = (low < size) & ((high + last > 0) | (low >= 0))
-        for place, corner in ((lines[i][0], lines[i][1]) for i in np.flatnonzero(~inside.all(axis=1))):
-            problem = (
-                f"the box {','.join(map(_digits, corner))} has no area inside its image of {size[0]}×{size[1]} pixels"
-            )
-            raise _wrong(file, problem, place)
-        boxes[image_id] = box.clip(0, np.tile(size, 2))
-        clipped += int((boxes[image_id] != box).any(axis=1).sum())
-    if clipped:
-        say(f"{file}: boxes that leave their image, clipped to it: {clipped} of {sum(map(len, boxes.values()))}")
-    return boxes
+    counts, last = [len(lines) for lines in found.values()], corners == "inclusive"  # whose last pixel is in the box
+    places, listed = zip(*(line for lines in found.values() for line in lines), strict=True)
+    box, size = np.array(listed, dtype=np.float64), np.repeat([sizes[key] for key in found], counts, axis=0)
+    low, high = box[:, :2], box[:, 2:]
+    inside = ((low < size) & ((high + last > 0) | (low >= 0))).all(axis=1)
+    for i in np.flatnonzero(~inside):
+        image = "×".join(map(str, size[i]))
+        problem = f"the box {','.join(map(_digits, box[i]))} has no area inside its image of {image} pixels"
+        raise _wrong(file, problem, places[i])
+    clipped = box.clip(0, np.tile(size, 2))
+    if count := int((clipped != box).any(axis=1).sum()):
+        say(f"{file}: boxes that leave their image, clipped to it: {count} of {len(box)}")
+    return dict(zip(found, np.split(clipped, np.cumsum(counts)[:-1]), strict=True))
 
 
 def _below(path: str) -> str:
