@@ -158,7 +158,7 @@ NUMBERS = {  # kind and file -> line with a number, and what is refused in its p
     ("cub", "bounding_boxes.txt"): ("1 {} 2.5 3.5 4.5", NO_NUMBERS),
     ("ilsvrc", VAL_XML): (OBJECT, NO_NUMBERS),
     ("tiny_imagenet", "val/val_annotations.txt"): ("val_0.JPEG\tn00000000\t{}\t2\t63\t63", NO_NUMBERS),
-    ("metadata", "localization.txt"): (A + ",{},2,499,40", [*NO_NUMBERS, "-1", "-0.5"]),
+    ("metadata", "localization.txt"): (A + ",{},2,499,40", NO_NUMBERS),
     ("metadata", "image_sizes.txt"): (A + ",{},375", [*WHOLE_ALONE, "0"]),
     ("metadata", "class_labels.txt"): (A + ",{}", WHOLE_ALONE),
     ("metadata", "predicted.txt"): (A + ",{}", WHOLE_ALONE),

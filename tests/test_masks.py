@@ -36,6 +36,17 @@ def test_openimages_by_hand(tmp_path):
     assert [mask.tolist() for mask in masks.of_openimages(of_two, tmp_path, ["y"], 4)] == [y.tolist()]
 
 
+def test_names_of_another_unicode_form_are_found(tmp_path):
+    listed, stored = "m\u00fc/caf\u00e9.png", "mu\u0308/cafe\u0301.png"
+    picture(tmp_path / stored, [[255, 0], [0, 255]])
+    (mask,) = masks.of_openimages(openimages(x=[(listed, "")]), tmp_path, ["x"], 2)
+    assert mask.tolist() == [[1, 0], [0, 1]]
+    (tmp_path / "mu\u0308/cafe\u0301.png").rename(tmp_path / "mu\u0308/cafe\u0301\u0323.png")  # one of four spellings
+    picture(tmp_path / "mu\u0308/caf\u1eb9\u0301.png", [[255]])
+    with pytest.raises(DatasetError, match="2 files have this name, each in another Unicode form; unpack the masks"):
+        next(masks.of_openimages(openimages(x=[("mu\u0308/cafe\u0323\u0301.png", "")]), tmp_path, ["x"], 2))
+
+
 def test_masks_of_one_bit(tmp_path):
     picture(tmp_path / "a.png", [[255, 0], [0, 255]], mode="1")
     (mask,) = masks.of_openimages(openimages(x=[("a.png", "")]), tmp_path, ["x"], 2)

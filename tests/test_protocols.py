@@ -1,13 +1,16 @@
 """The conventions of an evaluation, and how a box follows an image into the network's input."""
 
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
+import layouts_on_disk
 import numpy as np
 import pytest
 import torch
 
-from wsol_utils import boxes, cam, datasets, protocols, thresholds
-from wsol_utils.protocols import PROTOCOLS, frame_side, to_input
+from wsol_utils import boxes, cam, datasets, evaluation, experiments, protocols, thresholds
+from wsol_utils.protocols import PROTOCOLS, frame_side, from_input, to_input
 
 PAPER, BAE = PROTOCOLS["paper"], PROTOCOLS["rethinkingcam"]
 
@@ -69,6 +72,41 @@ def test_the_margin_of_a_crop_is_whole(side, frame):
 def test_boxes_in_the_input_by_hand(box, whole, cropped):
     assert to_input([box], (512, 256), 224, PAPER).tolist() == [list(whole)]
     assert to_input([box], (512, 256), 224, BAE).tolist() == [list(cropped)]
+
+
+@pytest.mark.parametrize("protocol", [PAPER, BAE])
+def test_boxes_find_their_way_back(protocol):
+    boxes = np.array([[40.0, 20.0, 400.0, 200.0], [128.5, 64.25, 384.0, 192.0]])  # none is cut off
+    sizes = np.array([[512, 256], [600, 300]])
+    there = [to_input([box], size, 224, protocol)[0] for box, size in zip(boxes, sizes, strict=True)]
+    np.testing.assert_allclose(from_input(np.array(there), sizes, 224, protocol), boxes)
+
+
+def test_a_data_set_is_scored_as_its_files_name_the_corners():
+    """ILSVRC's name the last pixel, and wsolevaluation scores what stands there; CUB's width leads one pixel beyond."""
+    for dataset, words in {"ilsvrc": (False, True, True), "cub": (False, False, True)}.items():
+        rows = [experiments.configure(dataset, "light", protocol=name).conventions for name in PROTOCOLS]
+        assert tuple(row.last_pixel for row in rows) == words
+        assert [replace(row, last_pixel=False) for row in rows] == [
+            replace(row, last_pixel=False) for row in PROTOCOLS.values()
+        ]
+
+
+def test_the_corners_of_ilsvrcs_files_come_out_under_wsolevaluation(tmp_path):
+    layouts_on_disk.ilsvrc(tmp_path, train=0, test=3)
+    table = datasets.check(datasets.read_ilsvrc(tmp_path), tmp_path)
+    protocol = experiments.configure("ilsvrc", "light").follow("wsolevaluation")
+    for row in table.itertuples():
+        size = (row.width, row.height)
+        text = (tmp_path / layouts_on_disk.XML / f"{row.image_id}.xml").read_text()
+        corners = [list(map(int, box)) for box in zip(*(re.findall(rf"<{k}>(\d+)<", text) for k in SIDES), strict=True)]
+        true = to_input(row.boxes, size, 224, protocol).astype(np.float32)
+        one = SimpleNamespace(true_boxes=lambda t=true: [t], size=np.array([224, 224]), image_size=np.array([size]))
+        expected = [[int(v * 224.0 / size[i % 2]) for i, v in enumerate(box)] for box in corners]
+        assert evaluation.truth(one, protocol)[0].tolist() == expected
+
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def test_no_boxes():

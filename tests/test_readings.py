@@ -207,6 +207,7 @@ def test_scores_of_choe_by_hand():
     # the square is the largest and a miss, the line is right; the last thresholds leave the square alone
     assert readings.of_choe(one, "absolute", protocol) == {
         "MaxBoxAcc": 0, "at τ": 0, "MaxBoxAccV2": 100, "PxAP": pytest.approx(np.nan, nan_ok=True),
+        "max_box_acc_v2_30": 100, "max_box_acc_v2_50": 100, "max_box_acc_v2_70": 100,
     }  # fmt: skip
     mask = np.array([[1, 0, 0, 0]] * 2)
     scores = readings.of_choe(one, "absolute", replace(protocol, iou=0.2, grid=(0.5, 0.8, 1)), [mask])

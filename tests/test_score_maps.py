@@ -1,6 +1,7 @@
 """Score maps of any network: figures worked out by hand, wsolevaluation's score told a second time, other packages."""
 
 import pickle
+import unicodedata
 from dataclasses import replace
 
 import cv2
@@ -129,6 +130,7 @@ def test_v2_takes_all_contours_and_three_ious(tmp_path):
     (row,) = score_maps.evaluate(folder, metadata, "wsolevaluation", ["best_fixed"]).to_dict("records")
     assert row["max_box_acc"] == row["gt_known"] == 0
     assert row["max_box_acc_v2"] == pytest.approx(200 / 3)  # a hit at 0.3 and 0.5, none at 0.7
+    assert [row[f"max_box_acc_v2_{iou}"] for iou in (30, 50, 70)] == [100, 100, 0]
 
 
 def test_rules_choose_thresholds(tmp_path):
@@ -216,6 +218,63 @@ def test_wsolevaluations_conversion_to_uint8_is_exact(tmp_path, dtype, beside):
     (levels,) = next(evaluation.prepared(some.maps("maps"), some.size, CHOE))
     np.testing.assert_array_equal(levels, (scores * 255).astype(np.uint8))
     np.testing.assert_array_equal(evaluation.iou_on_grid(some, "maps", CHOE)[0], choe(scores, *images["0.jpg"][1:])[0])
+
+
+# rethinkingCAM's box score, told a second time from a file of inclusive corners.
+
+
+def bae(scores, size, boxes, behind=0):
+    """IoU of the largest contour's box at 0.2 of the maximum; `behind`: how far the corners are from the last pixel."""
+    true = []
+    for x0, y0, x1, y1 in boxes:
+        low = [max(int(v / side * 256 - 16), 0) for v, side in zip((x0, y0), size, strict=True)]
+        high = [min(int((v - behind) / side * 256 - 16), 223) for v, side in zip((x1, y1), size, strict=True)]
+        true.append((*low, *high))
+    levels = (255 * scores).astype(np.uint8)
+    mask = (levels > int(0.2 * levels.max())).astype(np.uint8)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    x, y, width, height = cv2.boundingRect(max(outlines, key=cv2.contourArea))
+    return max(common_over_union((x, y, x + width, y + height), box) for box in true)
+
+
+CORNERS = ("half-open", "inclusive")
+
+
+def inner_images(seed, count):
+    """As `random_images`, one box each, which the crop of rethinkingCAM does not cut off."""
+    rng, images = np.random.default_rng(seed), {}
+    for i in range(count):
+        size = rng.integers(100, 600, 2)
+        low, high = (np.floor(size * rng.uniform(*share, 2)).astype(int) for share in ((0.1, 0.3), (0.5, 0.9)))
+        images[f"{i}.JPEG"] = (0, tuple(map(int, size)), [tuple(map(int, (*low, *high)))])
+    return images
+
+
+@pytest.mark.parametrize("corners", CORNERS)
+def test_both_codes_to_equality_from_both_kinds_of_files(tmp_path, corners):
+    images, maps = inner_images(4, 20), smooth(4, 20)
+    folder, _ = on_disk(tmp_path, images, maps)
+    metadata = score_maps.read_metadata(tmp_path / "metadata", corners)
+    expected = [bae(one, *of[1:], behind=corners == "half-open") for one, of in zip(maps, images.values(), strict=True)]
+    row = protocols.get("rethinkingcam")
+    some = score_maps.read(folder, metadata, metadata.image_ids, row)
+    np.testing.assert_array_equal(evaluation.iou_on_grid(some, "maps", row)[:, 4], expected)  # 0, 0.05, ... 0.2
+    # wsolevaluation takes what stands there
+    expected = [choe(one, *of[1:])[0] for one, of in zip(maps[:5], list(images.values())[:5], strict=True)]
+    some = score_maps.read(folder, metadata, metadata.image_ids[:5], CHOE)
+    np.testing.assert_array_equal(evaluation.iou_on_grid(some, "maps", CHOE), expected)
+
+
+def test_inclusive_corners_by_hand(tmp_path):
+    """The object is 3 pixels wide, the last of which the file names."""
+    images = {"0.jpg": (0, (224, 224), [(10, 10, 12, 12)])}
+    folder, _ = on_disk(tmp_path, images, [patch(10, 10, 13, 13)])
+    overlap = {}
+    for corners in CORNERS:
+        metadata = score_maps.read_metadata(tmp_path / "metadata", corners)
+        some = score_maps.read(folder, metadata, ["0.jpg"], PAPER)
+        overlap[corners] = evaluation.iou_on_grid(some, "maps", PAPER)[0, 4]
+    assert overlap == {"half-open": pytest.approx(4 / 9), "inclusive": 1}
 
 
 # Reading maps.
@@ -315,22 +374,54 @@ def test_missing_maps_are_refused_before_any_is_read(tmp_path, monkeypatch):
     with pytest.raises(DatasetError) as caught:
         score_maps.evaluate(folder, metadata)
     assert str(caught.value) == (
-        f"{folder}/val/1/4.JPEG.npy: 2 maps missing, this one first; give one map for every id of the metadata, and "
-        "no other"
+        f"{folder}/val/1/4.JPEG.npy: 2 maps missing, this one first; give a map for every id of the metadata"
     )
 
 
-def test_superfluous_maps_are_refused(tmp_path):
+def test_maps_of_other_images_are_counted_and_not_read(tmp_path):
     folder, metadata = on_disk(tmp_path, random_images(5, 2), np.ones((2, 4, 4)))
+    said = []
     (folder / "notes.txt").touch()
-    assert len(score_maps.evaluate(folder, metadata, rules=["fixed"], size=4)) == 1
-    score_maps.write_maps(folder, ["val/9.JPEG", "train/3/x.JPEG", "0.JPEG"], np.ones((3, 4, 4)))
-    message = r"/0\.JPEG\.npy: 3 maps not in image_ids\.txt, this one first; give one map for every id of the metadata"
-    with pytest.raises(DatasetError, match=message):
-        score_maps.evaluate(folder, metadata, rules=["fixed"], size=4)
-    (folder / "val/0/0.JPEG.npy").unlink()  # what is missing is told first
+    alone = score_maps.evaluate(folder, metadata, rules=["fixed"], size=4, say=said.append)
+    assert not said
+    for name in ("val/9.JPEG", "train/3/x.JPEG", "0.JPEG"):
+        (folder / f"{name}.npy").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.npy").write_text("no map")
+    for name in (
+        "val/0/._0.JPEG",
+        "val/.ipynb_checkpoints/0.JPEG",
+        ".old/val/0/0.JPEG",
+        "val/0/.x",
+    ):  # what systems leave
+        (folder / f"{name}.npy").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.npy").write_text("no map")
+    found = score_maps.evaluate(folder, metadata, rules=["fixed"], size=4, say=said.append)
+    pd.testing.assert_frame_equal(found, alone)
+    assert said == [f"{folder}: maps of images that image_ids.txt does not list, not used: 3"]
+    (folder / "val/0/0.JPEG.npy").unlink()
     with pytest.raises(DatasetError, match=r"val/0/0\.JPEG\.npy: 1 maps missing"):
         score_maps.evaluate(folder, metadata, rules=["fixed"], size=4)
+
+
+def test_an_id_may_begin_with_a_dot(tmp_path):
+    folder, metadata = on_disk(tmp_path, {".a/b.jpg": (0, (4, 4), [(0, 0, 4, 4)])}, np.ones((1, 4, 4)))
+    assert score_maps.find(folder, metadata.image_ids) == ({".a/b.jpg": ".a/b.jpg.npy"}, 0)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_of_another_unicode_form_are_found(tmp_path, forms):
+    listed, stored = (unicodedata.normalize(form, "val/é/café.jpg") for form in forms)
+    folder, metadata = on_disk(tmp_path, {listed: (0, (224, 224), [(10, 10, 20, 20)])}, [patch(10, 10, 20, 20)])
+    (folder / "val").rename(folder / "away")
+    (folder / f"{stored}.npy").parent.mkdir(parents=True)
+    (folder / "away" / f"{listed[4:]}.npy").rename(folder / f"{stored}.npy")
+    said = []
+    assert score_maps.evaluate(folder, metadata, say=said.append)["gt_known"].tolist() == [100] * 4
+    assert not said
+    (folder / f"{listed}.npy").parent.mkdir(parents=True, exist_ok=True)
+    (folder / f"{listed}.npy").write_bytes((folder / f"{stored}.npy").read_bytes())
+    with pytest.raises(DatasetError, match="2 files have this name, each in another Unicode form; keep one of them"):
+        score_maps.evaluate(folder, metadata)
 
 
 def test_maps_in_a_linked_folder_are_found(tmp_path):
@@ -390,11 +481,106 @@ def test_unknown_names(tmp_path, values, message):
         score_maps.evaluate(folder, metadata, **values)
 
 
+# Maps as they are, and thresholds of one's own.
+
+
+def test_maps_as_they_are(tmp_path):
+    # Levels 0.5, 0.6, 1: stretched they are 0, 0.2, 1, of which 0.2 leaves the last alone; as they are all are above.
+    scores = np.repeat(np.array([[0.5, 0.6, 1.0]]), 3, axis=0)
+    folder, metadata = on_disk(tmp_path, {"0.jpg": (0, (30, 30), [(0, 0, 30, 30)])}, [scores])
+    for how, overlap in (("minmax", 1 / 3), ("none", 1)):
+        row = replace(PAPER, normalization=how)
+        some = score_maps.read(folder, metadata, ["0.jpg"], row, 3)
+        assert evaluation.iou_on_grid(some, "maps", row)[0, 4] == pytest.approx(overlap)
+        assert next(evaluation.scores(some, "maps", row)).tolist()[0] == pytest.approx(
+            [0.5, 0.6, 1] if how == "none" else [0, 0.2, 1]
+        )
+
+
+@pytest.mark.parametrize("value", [-0.25, 1.0000001])
+def test_maps_as_they_are_lie_between_0_and_1(tmp_path, value):
+    scores = np.array([[0.5, value], [0, 1]])
+    folder, metadata = on_disk(tmp_path, {"0.jpg": (0, (2, 2), [(0, 0, 1, 1)])}, [scores])
+    score_maps.evaluate(folder, metadata, size=2)
+    problem = (
+        rf"0\.jpg\.npy: values from {min(value, 0)} to {max(value, 1)}, but .* lies in \[0, 1\]; .* without --as-is"
+    )
+    with pytest.raises(DatasetError, match=problem):
+        score_maps.evaluate(folder, metadata, replace(PAPER, normalization="none"), size=2)
+
+
+@pytest.mark.parametrize("protocol", NAMES)
+def test_thresholds_of_ones_own_are_rows(tmp_path, protocol):
+    folder, metadata = on_disk(tmp_path, random_images(1, 12), smooth(1, 12, side=32))
+    own, row = {"eta": 0.2, "tuned": 0.35}, protocols.get(protocol)
+    found = score_maps.evaluate(folder, metadata, protocol, ["fixed", "best_fixed"], 32, own=own)
+    assert found["threshold_rule"].tolist() == ["fixed", "best_fixed", "eta", "tuned"]
+    assert found["uses_ground_truth"].tolist() == [False, True, False, True]
+    assert found["threshold"].tolist()[2:] == pytest.approx([0.2, 0.35])
+    some = score_maps.read(folder, metadata, metadata.image_ids, row, 32)
+    hits = evaluation.iou_on_grid(some, "maps", row) >= 0.5
+    for name, eta in own.items():
+        [percent] = found.loc[found["threshold_rule"] == name, "gt_known"]
+        assert percent == 100 * hits[:, np.abs(np.array(row.grid) - eta).argmin()].mean() > 0
+    with pytest.raises(ValueError, match=r"from 0 to 1, got eta 1\.5"):
+        score_maps.evaluate(folder, metadata, protocol, own={"eta": 1.5})
+
+
+def test_the_best_threshold_of_a_split(tmp_path):
+    # as in `test_rules_choose_thresholds`: from 0.5 on 1 of the object of the second image, from 0.1 on of the first
+    levels = np.array([[1, 0.5, 0.1]] * 3)
+    for name, width, best in (("a", 20, 0.1), ("b", 10, 0.5)):
+        folder, metadata = on_disk(tmp_path / name, {"0.jpg": (0, (30, 30), [(0, 0, width, 30)])}, [levels])
+        row = replace(PAPER, iou=0.9)
+        assert score_maps.best_threshold(folder, metadata, row, 3) == best
+
+
 def test_every_rule_runs(tmp_path):
     folder, metadata = on_disk(tmp_path, random_images(8, 3), smooth(8, 3, side=16))
     found = score_maps.evaluate(folder, metadata, "paper", score_maps.RULES, 32)
     assert found["threshold_rule"].tolist() == list(score_maps.RULES)
     assert found["threshold"].between(0, 1).all() and found["threshold"].nunique() > 5
+
+
+# The boxes.
+
+
+@pytest.mark.parametrize("protocol", NAMES)
+def test_boxes_are_those_that_were_scored(tmp_path, monkeypatch, protocol):
+    images, rules = random_images(4, 8), [*ALL, "otsu", "percentile"]
+    folder, metadata = on_disk(tmp_path, images, smooth(4, 8, side=32))
+    monkeypatch.setattr(score_maps, "CHUNK", 3)
+    file = tmp_path / "new/boxes.csv"
+    table = score_maps.evaluate(folder, metadata, protocol, rules, 32, own={"eta": 0.7}, boxes=file)
+    found = pd.read_csv(file)
+    assert list(found.columns) == ["image_id", "threshold_rule", "threshold", "x0", "y0", "x1", "y1", "iou"]
+    assert found["image_id"].tolist() == [key for key in images for _ in range(7)]
+    assert found["threshold_rule"].tolist() == [*rules, "eta"] * 8
+    by_rule = found.groupby("threshold_rule", sort=False)
+    assert by_rule["iou"].agg(lambda iou: 100 * (iou >= 0.5).mean()).tolist() == table["gt_known"].tolist()
+    assert by_rule["threshold"].mean().tolist() == pytest.approx(table["threshold"].tolist(), abs=1e-6)
+    row = protocols.get(protocol)
+    some = score_maps.read(folder, metadata, metadata.image_ids, row, 32)
+    etas, boxes = evaluation.localize(some, "maps", replace(row, clip=False), ["otsu"])["otsu"]
+    ours = found[found["threshold_rule"] == "otsu"]
+    for box, back, (_, size, _) in zip(boxes, ours[["x0", "y0", "x1", "y1"]].to_numpy(), images.values(), strict=True):
+        assert protocols.to_input([back], size, 32, row)[0] == pytest.approx(box, abs=1e-9)
+    np.testing.assert_allclose(ours["threshold"], etas, atol=1e-6)
+
+
+def test_boxes_by_hand(tmp_path):
+    """An image of 448×112 pixels: twice as wide as the input, half as high; and one with nothing to find."""
+    images = {"a.jpg": (0, (448, 112), [(20, 5, 40, 10)]), "b.jpg": (0, (448, 112), [(20, 5, 40, 10)])}
+    folder, metadata = on_disk(tmp_path, images, [patch(10, 10, 20, 20), patch(0, 0, 0, 0)])
+    score_maps.evaluate(folder, metadata, "paper", ["fixed"], boxes=tmp_path / "boxes.csv")
+    assert (tmp_path / "boxes.csv").read_text() == (
+        "image_id,threshold_rule,threshold,x0,y0,x1,y1,iou\n"
+        "a.jpg,fixed,0.2,20.0,5.0,40.0,10.0,1.0\nb.jpg,fixed,0.0,0.0,0.0,0.0,0.0,0.0\n"
+    )
+    score_maps.evaluate(folder, metadata, "rethinkingcam", ["fixed"], boxes=tmp_path / "boxes.csv")
+    found = pd.read_csv(tmp_path / "boxes.csv")[["x0", "y0", "x1", "y1"]].to_numpy().tolist()
+    # 26 to 36 of 256 pixels; and, where nothing is found, all of the crop, 16 to 240
+    assert found == [[45.5, 11.375, 63.0, 15.75], [28.0, 7.0, 420.0, 105.0]]
 
 
 # PxAP.
@@ -418,8 +604,12 @@ def test_metadata_with_masks_and_no_boxes(tmp_path):
     lines(tmp_path / "metadata/localization.txt", ["0.jpg,0.png,"])
     (tmp_path / "metadata/image_sizes.txt").unlink()
     metadata = score_maps.read_metadata(tmp_path / "metadata")
-    with pytest.raises(ValueError, match="name masks instead of boxes"):
+    with pytest.raises(ValueError, match="name masks instead of boxes: give the masks"):
         score_maps.evaluate(folder, metadata, size=2)
+    with pytest.raises(ValueError, match="name masks instead of boxes: leave out the boxes"):
+        score_maps.evaluate(folder, metadata, size=2, masks=[], boxes=tmp_path / "boxes.csv")
+    with pytest.raises(ValueError, match="tuned on boxes"):
+        score_maps.best_threshold(folder, metadata, size=2)
     found = score_maps.evaluate(folder, metadata, size=2, masks=[np.array([[0, 1], [0, 0]])])
     assert tuple(found.columns) == score_maps.COLUMNS
     assert found.dropna(axis=1).to_dict("records") == [{"n_images": 1, "pxap": 50}]
@@ -583,11 +773,54 @@ def test_the_commands_options(folders, tmp_path, capsys):
     code, out, err = command(capsys, *folders, *more)
     assert (code, err) == (0, "")
     # IoU 0.5, 0.496, 0, 1 and 0.476: 4 hits of 5 at 0.3, 2 at 0.5, 1 at 0.7
-    assert out.splitlines()[-1] == "max_box_acc 40.0, max_box_acc_v2 46.7, pxap 100.0"
+    parts = "max_box_acc_v2_30 80.0, max_box_acc_v2_50 40.0, max_box_acc_v2_70 20.0"
+    assert out.splitlines()[-1] == f"max_box_acc 40.0, max_box_acc_v2 46.7, {parts}, pxap 100.0"
     written = pd.read_csv(tmp_path / "new/a.csv")
     assert tuple(written.columns) == score_maps.COLUMNS
     assert written["threshold_rule"].tolist() == ["fixed", "oracle"]
     assert written["top1_loc"].tolist() == [40, 40] and written["pxap"].tolist() == [100, 100]
+
+
+def test_the_command_says_what_it_puts_up_with(folders, tmp_path, capsys):
+    lines(tmp_path / "guess.txt", [f"val/{i}.jpg,0" for i in range(7)])
+    np.save(tmp_path / "maps" / "x.npy", np.ones((2, 2)))
+    file = tmp_path / "metadata/localization.txt"
+    file.write_text(file.read_text().replace("val/0.jpg,100,10,319,20", "val/0.jpg,100,10,319,225"))
+    code, _, err = command(capsys, *folders, "--predicted", tmp_path / "guess.txt")
+    assert code == 0 and [line.split(": ", 1)[1] for line in err.splitlines()] == [
+        "boxes that leave their image, clipped to it: 1 of 6",
+        "lines of images that image_ids.txt does not list, not used: 2",
+        "maps of images that image_ids.txt does not list, not used: 1",
+    ]
+
+
+def test_the_commands_further_rows_and_boxes(folders, tmp_path, capsys):
+    on_disk(tmp_path / "val", {"0.jpg": (0, (30, 30), [(0, 0, 10, 30)])}, [np.array([[1, 0.5, 0.1]] * 3)])
+    other = [tmp_path / "val/maps", tmp_path / "val/metadata"]
+    more = ["--rule", "fixed", "--eta", 0.35, "--tune-on", *other, "--boxes", tmp_path / "boxes.csv"]
+    code, out, _ = command(capsys, *folders, *more)
+    rows = [line.split() for line in out.splitlines()[1:-1]]
+    # upsampled to 224, the true third alone is above 0.7 of the maximum, and with some of the next from 0.45 on
+    assert code == 0 and [row[:4] for row in rows] == [
+        ["fixed", "0.160", "0.080", "False"], ["eta", "0.350", "0.000", "False"], ["tuned", rows[2][1], *rows[2][2:4]],
+    ]  # fmt: skip
+    best = score_maps.best_threshold(other[0], score_maps.read_metadata(other[1]))
+    assert rows[2][1:4] == [f"{best:.3f}", "0.000", "True"] and best > 0.2
+    assert pd.read_csv(tmp_path / "boxes.csv")["threshold_rule"].tolist() == ["fixed", "eta", "tuned"] * 5
+
+
+def test_the_commands_conventions(folders, tmp_path, capsys):
+    """Corners and normalisation reach the evaluation: its figures are those of Python."""
+    code, _, _ = command(capsys, *folders, "--corners", "inclusive", "--as-is", "--out", tmp_path / "a.csv")
+    metadata = score_maps.read_metadata(tmp_path / "metadata", "inclusive")
+    row = replace(PAPER, normalization="none")
+    expected = score_maps.evaluate(tmp_path / "maps", metadata, row)
+    assert code == 0
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a.csv"), expected, check_dtype=False)
+    np.save(tmp_path / "maps/val/0.jpg.npy", np.full((2, 2), 2.0))
+    assert command(capsys, *folders)[0] == 0
+    code, _, err = command(capsys, *folders, "--as-is")
+    assert code == 1 and "val/0.jpg.npy: values from 2 to 2, but a map that is taken as it is lies in [0, 1]" in err
 
 
 def test_the_command_on_openimages(tmp_path, capsys):
@@ -607,6 +840,11 @@ def test_the_command_on_openimages(tmp_path, capsys):
     [
         (["--protocol", "papers"], "unknown protocol 'papers'; choose one of paper"),
         (["--rule", "otso"], "unknown threshold rule 'otso'; choose one or more of fixed"),
+        (["--corners", "closed"], "unknown corners 'closed'; choose one of half-open, inclusive"),
+        (["--eta", "1.5"], "a threshold is a share of the map's maximum, from 0 to 1, got eta 1.5"),
+        (["--eta", "nan"], "from 0 to 1, got eta nan"),
+        (["--tune-on", "nowhere", "elsewhere"], "elsewhere/image_ids.txt: no such file"),
+        (["--boxes", "image_ids.txt/a.csv"], "image_ids.txt"),
         (["--metadata", "nowhere"], "nowhere/image_ids.txt: no such file"),
         (["--maps", "nowhere"], "nowhere/val/0.jpg.npy: 5 maps missing, this one first"),
         (["--predicted", "nowhere/guess.txt"], "nowhere/guess.txt: no such file"),

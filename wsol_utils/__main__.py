@@ -9,10 +9,9 @@ from typing import Any
 
 import click
 
-from wsol_utils import evidence, localize, maintenance, texts
+from wsol_utils import evaluate, evidence, localize, maintenance, texts
 
 ROOT = Path(__file__).resolve().parents[1]
-RULES = ("fixed", "first_above_mean", "best_fixed", "oracle")  # what `evaluate` shows if nothing else is asked
 
 
 @click.group()
@@ -174,45 +173,6 @@ def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], multipliers: 
 
 
 @main.command()
-@click.option("--maps", required=True, help="folder of score maps, <image id>.npy each")
-@click.option("--metadata", "folder", required=True, help="folder of image_ids.txt etc., as in wsolevaluation")
-@click.option("--protocol", default="paper", show_default=True, help="or wsolevaluation, rethinkingcam")
-@click.option("--rule", "rules", multiple=True, default=RULES, show_default=True, help="may be given several times")
-@click.option("--size", type=click.IntRange(min=1), default=224, show_default=True, help="side of the network's input")
-@click.option("--predicted", help="file of predicted classes for Top-1, a line <image id>,<class> each")
-@click.option("--masks", "mask_root", help="folder of OpenImages' masks, or of CUB's segmentations, for PxAP")
-@click.option("--out", type=click.Path(path_type=Path), help="CSV file to write, at full precision")
-def evaluate(
-    maps: str, folder: str, protocol: str, rules: tuple[str, ...], size: int,
-    predicted: str | None, mask_root: str | None, out: Path | None,
-) -> None:  # fmt: skip
-    """Evaluate score maps of any network, in percent: a row for each threshold rule."""
-    import pandas as pd
-
-    from wsol_utils import masks, protocols, runs, score_maps
-
-    try:
-        convention, metadata = protocols.get(protocol), score_maps.read_metadata(folder)
-        classes = score_maps.read_predicted(predicted, metadata) if predicted else None
-        objects = None
-        if mask_root and metadata.masks:
-            objects = masks.of_openimages(metadata, mask_root, metadata.image_ids, size, convention)
-        elif mask_root:
-            objects = masks.of_cub(mask_root, pd.DataFrame({"image_id": metadata.image_ids}), size, convention)
-        table = score_maps.evaluate(maps, metadata, protocol, rules, size, classes, objects)
-        if out:
-            runs.write_csv(table, out)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error).replace("\n", " ")) from error
-    digits = {"threshold": ".3f", "threshold_sd": ".3f", "p_value": ".2g"}
-    formats = {name: f"{{:{digits.get(name, '.1f')}}}".format for name in table.select_dtypes("float")}
-    whole = table[["max_box_acc", "max_box_acc_v2", "pxap"]].iloc[0].dropna()
-    rows = table.drop(columns=list(whole.index)).dropna(axis=1, how="all")
-    click.echo(rows.to_string(index=False, formatters=formats))
-    click.echo(", ".join(f"{name} {percent:.1f}" for name, percent in whole.items()))
-
-
-@main.command()
 @click.argument("results", type=click.Path(path_type=Path))
 def verify(results: Path) -> None:
     """Check the runs below RESULTS: their files, and their tables computed again from the predictions."""
@@ -234,7 +194,7 @@ def verify(results: Path) -> None:
 
 
 for command in (
-    localize.localize, maintenance.notebooks, maintenance.benchmarks, maintenance.measure_reference,
+    evaluate.evaluate, localize.localize, maintenance.notebooks, maintenance.benchmarks, maintenance.measure_reference,
     maintenance.keep_reference, evidence.reference_photographs,
 ):  # fmt: skip
     main.add_command(command)

@@ -11,6 +11,7 @@ from wsol_utils.predictions import Predictions
 from wsol_utils.protocols import Protocol, frame_side
 
 CHUNK = 128  # maps that are upsampled at a time: 26 MB at 224×224
+LOOK_AT_BOXES = ("best_fixed", "oracle", "tuned")  # the last at those of another split
 
 
 def prepared(maps: np.ndarray, size: Sequence[int] | np.ndarray, protocol: Protocol) -> Iterator[np.ndarray]:
@@ -28,7 +29,8 @@ def prepared(maps: np.ndarray, size: Sequence[int] | np.ndarray, protocol: Proto
         chunk = maps[rows]
         if protocol.resolution == "input":
             chunk = cam.upsample(chunk, (int(size[0]), int(size[1])), protocol.interpolation)
-        yield _graded(cam.normalize(chunk, protocol.normalization), protocol)
+        unit = chunk.clip(0, 1) if protocol.normalization == "none" else cam.normalize(chunk, protocol.normalization)
+        yield _graded(unit, protocol)
 
 
 def chunks(count: int) -> Iterator[slice]:
@@ -132,6 +134,26 @@ def overlaps(
     return {rule: (eta, metrics.best_iou(found, true, protocol.inclusive)) for rule, (eta, found) in localized.items()}
 
 
+def at(predictions: Predictions, kind: str, protocol: Protocol, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The box of each map at its own threshold.
+
+    Args:
+        eta: (N,), as `localize` gives them, or thresholds of one's own.
+
+    Returns:
+        (N, 4) half-open pixels of the network's input frame, no far corner clipped to the last pixel, of no area where
+        there is no box; and (N,) what the protocol takes for its IoU with the nearest true box.
+    """
+    found = list[np.ndarray]()
+    for chunk in prepared_kind(predictions, kind, protocol):
+        some = eta[sum(map(len, found)) :][: len(chunk)]
+        found.append(boxes.largest_box(chunk, some, protocol.component))
+    whole, scored = (
+        _as_scored(np.concatenate(found), predictions, row) for row in (replace(protocol, clip=False), protocol)
+    )
+    return whole, metrics.best_iou(scored, truth(predictions, protocol), protocol.inclusive)
+
+
 def row(predictions: Predictions, overlap: np.ndarray, protocol: Protocol) -> dict[str, float]:
     """The metrics of one combination.
 
@@ -178,7 +200,7 @@ def rows(predictions: Predictions, found: dict[str, tuple[np.ndarray, np.ndarray
     listed, right = [], np.asarray(predictions.predicted == predictions.label)
     for rule, (eta, overlap) in found.items():
         figures = {"threshold_rule": rule, "threshold": float(eta.mean()), "threshold_sd": float(eta.std())}
-        figures["uses_ground_truth"] = rule in ("best_fixed", "oracle")
+        figures["uses_ground_truth"] = rule in LOOK_AT_BOXES
         if "fixed" in found:
             hits, usual = overlap >= protocol.iou, found["fixed"][1] >= protocol.iou
             figures["p_value"] = metrics.mcnemar(hits, usual)

@@ -30,6 +30,7 @@ CONVENTIONS = {
     "component": tuple(boxes.COMPONENTS),
     "boundary": thresholds.BOUNDARIES,
 }
+LAST_PIXELS = ("ilsvrc",)  # layouts whose files name a box's last pixel, which the reference codes read as they stand
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,16 @@ class Config:
 
     @property
     def conventions(self) -> Protocol:
-        """The protocol, with this run's own words in place of its."""
+        """The protocol for this data set's files, with this run's own words in place of its."""
         own = {name: getattr(self, name) for name in CONVENTIONS if getattr(self, name)}
         if self.candidates:
             own["candidates"] = tuple(i / (self.candidates - 1) for i in range(self.candidates))
-        return replace(protocols.get(self.protocol), **own)
+        return replace(self.follow(self.protocol), **own)
+
+    def follow(self, name: str) -> Protocol:
+        """The protocol of that name for this data set's files."""
+        protocol = protocols.get(name)
+        return protocols.for_last_pixels(protocol) if self.layout in LAST_PIXELS else protocol
 
     def recipe(self, name: str) -> Recipe:
         """How this run fine-tunes with the pooling of that name."""

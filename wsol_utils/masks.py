@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from wsol_utils.layouts import failure
-from wsol_utils.metadata import Metadata
+from wsol_utils.metadata import Metadata, on_disk
 from wsol_utils.photographs import eight_bits, opened
 from wsol_utils.protocols import PROTOCOLS, Protocol, frame_side
 
@@ -80,10 +80,15 @@ def _folder(root: Path) -> Path:
 
 def _grey(root: Path, name: str, size: int, protocol: Protocol) -> np.ndarray:
     """(size, size) uint8: resized by nearest neighbour, as wsolevaluation does, and cropped as the protocol does."""
-    if not os.path.isfile(root / name):
-        raise failure(root, name, "no such file", "unpack the masks again, or name the folder that holds them")
+    remedy = "unpack the masks again, or name the folder that holds them"
     try:
-        with opened(root / name) as image:
+        file = on_disk(root, name)
+    except ValueError as error:
+        raise failure(root, name, str(error), remedy) from error
+    if not os.path.isfile(file):
+        raise failure(root, name, "no such file", remedy)
+    try:
+        with opened(file) as image:
             grey = np.asarray(eight_bits(image).convert("L"))
     except Exception as error:  # Pillow's decoders raise many kinds
         raise failure(root, name, f"a mask that does not decode ({error})", "unpack the masks again") from error

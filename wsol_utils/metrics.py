@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 Array = TypeVar("Array", Tensor, np.ndarray)  # of either, and what goes in comes out
+V2_IOUS = (0.3, 0.5, 0.7)  # of MaxBoxAccV2
 
 
 def iou(box: Array, others: Array, inclusive: bool = False) -> np.ndarray:
@@ -129,7 +130,7 @@ def max_box_acc(overlap: Array, iou: float = 0.5) -> tuple[float, int]:
     return 100 * float(shares.max()), int(shares.argmax())
 
 
-def max_box_acc_v2(overlap: Array, ious: Sequence[float] = (0.3, 0.5, 0.7)) -> float:
+def max_box_acc_v2(overlap: Array, ious: Sequence[float] = V2_IOUS) -> float:
     """MaxBoxAccV2 (Choe et al. 2020): the mean of MaxBoxAcc over several IoU, each at its own best threshold.
 
     Args:
@@ -141,6 +142,11 @@ def max_box_acc_v2(overlap: Array, ious: Sequence[float] = (0.3, 0.5, 0.7)) -> f
         Percent; errors are those of `max_box_acc`.
     """
     return float(np.mean([max_box_acc(overlap, iou)[0] for iou in ious]))
+
+
+def max_box_acc_v2_parts(overlap: Array) -> dict[str, float]:
+    """`max_box_acc_v2` at each of its IoU: max_box_acc_v2_30, max_box_acc_v2_50 and max_box_acc_v2_70, in percent."""
+    return {f"max_box_acc_v2_{round(100 * iou)}": max_box_acc_v2(overlap, [iou]) for iou in V2_IOUS}
 
 
 def pixel_average_precision(maps: Iterable[Array], masks: Iterable[Array], steps: int = 1000) -> float:

@@ -169,6 +169,8 @@ def of_choe(
 ) -> dict[str, float]:
     """The scores of Choe et al. in percent: MaxBoxAcc with its threshold, MaxBoxAccV2, PxAP where there are masks.
 
+    Last come the three parts of MaxBoxAccV2, `metrics.max_box_acc_v2_parts`.
+
     Args:
         name: which of the maps.
         masks: N of (H, W) in the network's input frame, as `evaluation.pixel_average_precision` takes them.
@@ -177,7 +179,8 @@ def of_choe(
     accuracy, k = metrics.max_box_acc(largest, protocol.iou)
     pixels = np.nan if masks is None else evaluation.pixel_average_precision(predictions, name, protocol, masks)
     v2 = metrics.max_box_acc_v2(best)
-    return {"MaxBoxAcc": accuracy, "at τ": protocol.grid[k], "MaxBoxAccV2": v2, "PxAP": pixels}
+    whole = {"MaxBoxAcc": accuracy, "at τ": protocol.grid[k], "MaxBoxAccV2": v2, "PxAP": pixels}
+    return whole | metrics.max_box_acc_v2_parts(best)
 
 
 def average(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
