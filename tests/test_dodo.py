@@ -26,7 +26,7 @@ from scipy import ndimage
 from torch import nn
 
 from wsol_utils import datasets, models, verification
-from wsol_utils.predictions import Predictions
+from wsol_utils.maps.predictions import Predictions
 
 
 def started(variables: dict[str, str], hindrance=None) -> subprocess.Popen:

@@ -11,8 +11,8 @@ from layouts_on_disk import cub, lines, table, weights_file
 from PIL import Image
 
 from wsol_utils import datasets, distributed, experiments, models, networks, runs, stages, training
-from wsol_utils.protocols import PROTOCOLS, to_input
-from wsol_utils.training import Recipe
+from wsol_utils.network.training import Recipe
+from wsol_utils.scores.protocols import PROTOCOLS, to_input
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -129,9 +129,9 @@ def test_the_fingerprint_tells_runs_apart(config, tmp_path, monkeypatch):
 
 
 def test_the_fingerprint_tells_the_code_apart(tmp_path, monkeypatch):
-    (tmp_path / "wsol_utils").mkdir()
-    assert {"photographs", "datasets", "transforms", "loading", "models", "training"} < set(stages.TRAINING_CODE)
+    assert {"data/loading", "network/models", "network/training"} < set(stages.TRAINING_CODE)
     for name in stages.TRAINING_CODE:
+        (tmp_path / "wsol_utils" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "wsol_utils" / f"{name}.py").write_text("x = 1\n")
     monkeypatch.setattr(stages, "ROOT", tmp_path)
     before = stages.fingerprint(stages.TRAINING_CODE, "a", "b")
@@ -141,7 +141,7 @@ def test_the_fingerprint_tells_the_code_apart(tmp_path, monkeypatch):
         != stages.fingerprint(stages.TRAINING_CODE, "a", "c")
     )
     assert stages.fingerprint(stages.TRAINING_CODE, "ab", "") != before
-    (tmp_path / "wsol_utils" / "pooling.py").write_text("x = 2\n")
+    (tmp_path / "wsol_utils" / "network" / "pooling.py").write_text("x = 2\n")
     assert stages.fingerprint(stages.TRAINING_CODE, "a", "b") != before
 
 
