@@ -2,8 +2,9 @@
 
     doit run DATASET=cub PROFILE=light DATA_ROOT=… WEIGHTS=… RESULTS=…
 
-A notebook depends on its own text, on the modules, on its parameters and on the notebook before it, and what it wrote
-must still be what it wrote. Content counts, not dates. One run at a time writes to a folder.
+A notebook depends on its own text, on the modules that it imports and that these import in turn, on its parameters and
+on the notebook before it, and what it wrote must still be what it wrote. Content counts, not dates. One run at a time
+writes to a folder.
 """
 
 import os
@@ -215,7 +216,11 @@ def task_where():
 
 
 def _task(name: str, folder: Path, written: list[str], products: list[str], parameters: dict, inputs: list) -> dict:
-    executed, modules = f"notebooks/{name}.ipynb", sorted((ROOT / "wsol_utils").rglob("*.py"))
+    from wsol_utils import PLACES
+    from wsol_utils.common import imports
+
+    executed = f"notebooks/{name}.ipynb"
+    modules = imports.of_notebook(ROOT / executed, PLACES)
     return {
         "actions": [(execute, [name, folder / executed, parameters])],
         "file_dep": [str(path) for path in [ROOT / executed, *modules, *inputs]],

@@ -114,6 +114,13 @@ def test_folders_import_only_from_below(monkeypatch):
     assert lint_imports(no_cache=True) == 0, "run lint-imports"
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_no_import_is_relative(module):
+    """`imports` would not see it."""
+    nodes = ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+    assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
+
+
 def test_the_package_imports_nothing_until_it_is_asked():
     command = (
         "import sys, wsol_utils; sys.exit(len({'torch', 'numpy', 'pandas', 'wsol_utils.common'} & {*sys.modules}))"

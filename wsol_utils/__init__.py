@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _FOLDERS = {
-    "common": "bars files",
+    "common": "bars files imports",
     "data": "datasets downloads layouts loading photographs texts transforms unpacking",
     "data.sample": "drawing shapes",
     "network": "checkpoints distributed models pooling training weights",
@@ -23,15 +23,15 @@ _FOLDERS = {
     "own_pictures": "explorer localize networks own_images panels views",
     "benchmarks": "throughput",
 }
-_PLACES = {name: f"{folder}.{name}" for folder, names in _FOLDERS.items() for name in names.split()}
-_PLACES |= {"benchmarks": "benchmarks", "boxes": "boxes", "sample": "data.sample.render"}
-__all__ = sorted(_PLACES)
+PLACES = {name: f"{folder}.{name}" for folder, names in _FOLDERS.items() for name in names.split()}
+PLACES |= {"benchmarks": "benchmarks", "boxes": "boxes", "sample": "data.sample.render"}
+__all__ = sorted(PLACES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.{_PLACES[name]}")
+    return import_module(f"{__name__}.{PLACES[name]}")
 
 
 def __dir__() -> list[str]:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # the same for editors and mypy
     from wsol_utils import benchmarks, boxes
     from wsol_utils.benchmarks import throughput
     from wsol_utils.boxes import thresholds
-    from wsol_utils.common import bars, files
+    from wsol_utils.common import bars, files, imports
     from wsol_utils.data import datasets, downloads, layouts, loading, photographs, texts, transforms, unpacking
     from wsol_utils.data.sample import drawing, shapes
     from wsol_utils.data.sample import render as sample

@@ -14,25 +14,21 @@ from typing import Any, cast
 import pandas as pd
 import torch
 
-from wsol_utils.common import files
+from wsol_utils.common import files, imports
+from wsol_utils.common.files import ROOT
 from wsol_utils.data import datasets
 from wsol_utils.data.loading import Loader
 from wsol_utils.experiment import runs
-from wsol_utils.experiment.experiments import ROOT, Config, absolute, configure
+from wsol_utils.experiment.experiments import Config, absolute, configure
 from wsol_utils.experiment.profiles import PRETRAINING
 from wsol_utils.maps.predictions import Predictions, made_from, predict
 from wsol_utils.network import checkpoints, distributed, models, pooling, training
 from wsol_utils.network.training import Recipe
 from wsol_utils.scores.protocols import Protocol
 
-TRAINING_CODE = (
-    "data/photographs", "data/datasets", "data/transforms", "data/loading", "network/models", "network/pooling",
-    "network/training", "network/weights",
-)  # fmt: skip
-PREDICTION_CODE = (
-    "data/photographs", "data/datasets", "data/transforms", "data/loading", "network/models", "network/weights",
-    "network/pooling", "maps/cam", "maps/class_maps", "maps/predictions",
-)  # fmt: skip
+# What a training and a pass are computed by: these modules, and all that they import.
+TRAINING_CODE = ("wsol_utils.network.training",)
+PREDICTION_CODE = ("wsol_utils.maps.predictions", "wsol_utils.network.models")
 
 
 def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str) -> list[dict[str, float]]:
@@ -269,8 +265,8 @@ def head_rates(
 def fingerprint(code: Sequence[str], *parts: object) -> str:
     """What tells one training or one pass from another: the modules that compute it, torch, and its inputs."""
     digest = hashlib.sha256(torch.__version__.encode())
-    for module in code:
-        digest.update((ROOT / "wsol_utils" / f"{module}.py").read_bytes())
+    for path in imports.of_modules(code, ROOT):
+        digest.update(path.read_bytes())
     for part in parts:
         digest.update(repr(part).encode())
     return digest.hexdigest()
