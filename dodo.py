@@ -2,8 +2,9 @@
 
     doit run DATASET=cub PROFILE=light DATA_ROOT=… WEIGHTS=… RESULTS=…
 
-A notebook depends on its own text, on the modules, on its parameters and on the notebook before it, and what it wrote
-must still be what it wrote. Content counts, not dates. One run at a time writes to a folder.
+A notebook depends on its own text, on the modules that it imports and that these import in turn, on its parameters and
+on the notebook before it, and what it wrote must still be what it wrote. Content counts, not dates. One run at a time
+writes to a folder.
 """
 
 import os
@@ -44,7 +45,7 @@ DATASETS = [DATASET] if DATASET else ["things", "birds"] if PROFILE == "sample" 
 
 def configurations() -> list:
     """The data sets to run, each checked before anything starts."""
-    from wsol_utils import experiments
+    from wsol_utils.experiment import experiments
 
     if PROFILE in experiments.PROFILES and not DATASETS:
         sys.exit(f"PROFILE={PROFILE} needs DATASET=cub, ilsvrc or tiny_imagenet")
@@ -63,7 +64,7 @@ def taken(folder: Path):
     """The folder, locked for as long as this process lives, and without what killed runs left half-written."""
     from filelock import FileLock, Timeout
 
-    from wsol_utils import files
+    from wsol_utils.common import files
 
     lock = FileLock(folder / ".lock")
     try:
@@ -88,7 +89,8 @@ def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from wsol_utils import files, progress
+    from wsol_utils.common import files
+    from wsol_utils.runner import progress
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # the notebooks refuse unknown parameters themselves
     start, running = time.perf_counter(), target.with_name(f".running.{target.name}")
@@ -123,7 +125,7 @@ def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
 
 def finish(config) -> TaskFailed | None:
     """The manifest, written last, and how the run compares with what we measured."""
-    from wsol_utils import manifest
+    from wsol_utils.runner import manifest
 
     try:
         manifest.write(config, GIVEN)
@@ -135,7 +137,7 @@ def finish(config) -> TaskFailed | None:
 
 def reported() -> TaskFailed | None:
     """The report of every finished run of the profile."""
-    from wsol_utils import report
+    from wsol_utils.runner import report
 
     try:
         report.write(FOLDER)
@@ -149,7 +151,7 @@ def as_written(folder: Path, patterns: list[str]):
     """Whether what a task wrote is still what it wrote: where a file was lost, cut off or changed, it runs again."""
 
     def found() -> dict[str, str]:
-        from wsol_utils import files
+        from wsol_utils.common import files
 
         paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
         return {path.relative_to(folder).as_posix(): files.sha256(path) for path in sorted(paths)}
@@ -195,7 +197,7 @@ def task_manifest():
 def task_report():
     """index.html: the data sets of this run, and those that were finished before."""
     finished = {config.folder / "manifest.json" for config in CONFIGS} | set(FOLDER.glob("*/manifest.json"))
-    overview, template = FOLDER / "notebooks" / "00_overview.ipynb", ROOT / "wsol_utils" / "report.html.j2"
+    overview, template = FOLDER / "notebooks" / "00_overview.ipynb", ROOT / "wsol_utils" / "runner" / "report.html.j2"
     return {
         "actions": [reported],
         "file_dep": [str(path) for path in [*sorted(finished), overview, template]],
@@ -214,7 +216,11 @@ def task_where():
 
 
 def _task(name: str, folder: Path, written: list[str], products: list[str], parameters: dict, inputs: list) -> dict:
-    executed, modules = f"notebooks/{name}.ipynb", sorted((ROOT / "wsol_utils").glob("*.py"))
+    from wsol_utils import PLACES
+    from wsol_utils.common import imports
+
+    executed = f"notebooks/{name}.ipynb"
+    modules = imports.of_notebook(ROOT / executed, PLACES)
     return {
         "actions": [(execute, [name, folder / executed, parameters])],
         "file_dep": [str(path) for path in [ROOT / executed, *modules, *inputs]],
@@ -228,6 +234,6 @@ def _task(name: str, folder: Path, written: list[str], products: list[str], para
 
 def _inputs(config) -> list[Path]:
     """What the first notebook depends on: the data set's lists, the weights."""
-    from wsol_utils import experiments
+    from wsol_utils.experiment import experiments
 
     return [config.root / name for name in INDEX_FILES] + [experiments.absolute(config.weights or ".")]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from wsol_utils.datasets import COLUMNS
+from wsol_utils.data.datasets import COLUMNS
 
 matplotlib.use("agg")  # figures are made, and shown to nobody
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from wsol_utils.boxes import _at_every_threshold, contour_boxes, contours, largest_box, largest_boxes
+from wsol_utils.boxes.largest import _at_every_threshold, contour_boxes, contours, largest_box, largest_boxes
 
 KINDS = [np.asarray, torch.tensor]
 GRID = tuple(i / 20 for i in range(21))

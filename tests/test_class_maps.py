@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wsol_utils import cam, models, pooling
-from wsol_utils.class_maps import _watched, kind, maps_of
+from wsol_utils.maps.class_maps import _watched, kind, maps_of
 
 GAP = pooling.build("gap")
 STRONGEST = ["strongest_positive", "strongest_negative"]

@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wsol_utils import components
+from wsol_utils.boxes import compiled
 
 
 def test_nothing_can_be_kept(tmp_path):
     """Neither beside the file nor in the user's folder: the loops are compiled all the same."""
-    (tmp_path / "copied.py").write_bytes(Path(components.__file__).read_bytes())
+    (tmp_path / "copied.py").write_bytes(Path(compiled.__file__).read_bytes())
     for name in ("__pycache__", "file"):  # files, where folders would have to be made
         (tmp_path / name).write_text("")
     command = (

@@ -57,8 +57,8 @@ def test_the_page_has_an_addition_of_every_kind():
     assert PAGE.count("```python\n") == len(places) == len(set(places))
     registered = [(path, name) for path, where, name in places if where == "in"]
     assert registered == [
-        ("wsol_utils/models.py", "BACKBONES"), ("wsol_utils/pooling.py", "POOLINGS"),
-        ("wsol_utils/thresholds.py", "IMAGE_RULES"), ("wsol_utils/layouts.py", "READERS"),
+        ("wsol_utils/network/models.py", "BACKBONES"), ("wsol_utils/network/pooling.py", "POOLINGS"),
+        ("wsol_utils/boxes/thresholds.py", "IMAGE_RULES"), ("wsol_utils/data/layouts.py", "READERS"),
     ]  # fmt: skip
     others = {path for path, where, _ in places if where == "above"}
     assert others <= {path for path, _ in registered}  # one file each

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from wsol_utils import datasets
-from wsol_utils.datasets import DatasetError, ImageDataset, check, hold_out, read_table, write_table
+from wsol_utils.data.datasets import DatasetError, ImageDataset, check, hold_out, read_table, write_table
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 VAL, TRAIN = "ILSVRC/Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/train"

@@ -6,6 +6,7 @@ One small run is hindered in every way on its road, test by test, and then goes 
 import hashlib
 import json
 import os
+import re
 import resource
 import shlex
 import subprocess
@@ -26,24 +27,24 @@ from scipy import ndimage
 from torch import nn
 
 from wsol_utils import datasets, models, verification
-from wsol_utils.predictions import Predictions
+from wsol_utils.maps.predictions import Predictions
 
 
-def started(variables: dict[str, str], hindrance=None) -> subprocess.Popen:
+def started(variables: dict[str, str], hindrance=None, what=("run",)) -> subprocess.Popen:
     """Like the Makefile's rule: every variable is handed over, most of them empty."""
     names = dict.fromkeys(
         ("DATASET", "PROFILE", "DATA_ROOT", "WEIGHTS", "BACKBONE", "SEEDS", "POOLINGS", "RESULTS"), ""
     )
     given = [f"{name}={value}" for name, value in (names | variables).items()]
-    command = [sys.executable, "-m", "doit", "--file", str(ROOT / "dodo.py"), "run", *given]
+    command = [sys.executable, "-m", "doit", "--file", str(ROOT / "dodo.py"), *what, *given]
     environment = {key: value for key, value in os.environ.items() if key != "WSOL_RESULTS"}
     options = {"cwd": ROOT, "env": environment, "text": True, "preexec_fn": hindrance}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
-def reproduce(hindrance=None, **variables: str) -> tuple[int, str]:
+def reproduce(hindrance=None, what=("run",), **variables: str) -> tuple[int, str]:
     """The exit status, and what was said."""
-    process = started(variables, hindrance)
+    process = started(variables, hindrance, what)
     text, _ = process.communicate(timeout=1800)
     return process.returncode, text
 
@@ -369,6 +370,39 @@ def test_files_that_were_cut_off_are_made_again(run):
     assert status == 0, text
     assert [name[:2] for name in ROAD if name in text] == list(CUT_OFF.values())
     assert {path: path.read_bytes() for path in folder.rglob("*.csv")} == tables
+
+
+def test_a_change_of_a_module_executes_the_notebooks_that_import_it(run):
+    variables, _, _ = run
+    status, text = reproduce(what=("list", "--all", "--deps"), **variables)
+    assert status == 0, text
+    tasks = {task.split()[0].split(":")[-1]: task for task in re.split(r"\n(?=\w)", text)}
+    made_of = {name: set(re.findall(r" - +.*/wsol_utils/(\S+)\.py", tasks[name])) for name in ["00_overview", *ROAD]}
+
+    def executed(module: str) -> list[str]:
+        return [name[:2] for name, modules in made_of.items() if module in modules]
+
+    sources = {name: (NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8") for name in made_of}
+    assert executed("figures/plots") == [name[:2] for name, source in sources.items() if "plots." in source]
+    assert executed("figures/tables") == ["02", "03", "04", "05"]  # beside 05, what is compared with the reference
+    assert executed("experiment/stages") == ["02", "03"] and executed("scores/external/masks") == ["04"]
+    assert not executed("runner/verification") and not executed("own_pictures/explorer")
+
+
+def test_a_change_of_the_plots_trains_nothing(run):
+    """Notebook 02 draws: it is executed again, and finds its networks."""
+    variables, folder, _ = run
+    task, path, before = f"notebooks:tiny_imagenet:{ROAD[1]}", folder.parent / ".doit.json", modified(folder)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    module = str(ROOT / "wsol_utils" / "figures" / "plots.py")
+    assert module in record[task]
+    record[task][module] = [0, 0, "another text than now"]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    status, text = reproduce(what=("run", task), **variables)
+    assert status == 0 and [name for name in ROAD if name in text] == [ROAD[1]], text
+    written = {name for name, time in modified(folder).items() if before[name] != time}
+    assert {"seed3/history.csv", f"notebooks/{ROAD[1]}.ipynb"} <= written
+    assert not [name for name in written if name.endswith(".safetensors")]
 
 
 @pytest.mark.fault(

@@ -23,7 +23,7 @@ from torchvision.models import get_weight
 
 from wsol_utils import __main__ as commands
 from wsol_utils import downloads
-from wsol_utils.layouts import DatasetError
+from wsol_utils.data.layouts import DatasetError
 
 CONTENT = bytes(range(256)) * 4000  # 1,024,000 bytes
 HALF = 400_000

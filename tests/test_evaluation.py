@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from wsol_utils import boxes, cam, evaluation, metrics, readings, thresholds
-from wsol_utils.predictions import Predictions
-from wsol_utils.protocols import PROTOCOLS, to_input
+from wsol_utils.maps.predictions import Predictions
+from wsol_utils.scores.protocols import PROTOCOLS, to_input
 
 PAPER, CHOE, BAE = PROTOCOLS["paper"], PROTOCOLS["wsolevaluation"], PROTOCOLS["rethinkingcam"]
 SMALL = replace(PAPER, resolution="map", grid=(0.0, 0.2, 0.5, 1.0))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wsol_utils import datasets, experiments, models, protocols, thresholds
-from wsol_utils.experiments import DATASETS, PROFILES, configure, from_notebook, is_usual
+from wsol_utils.experiment.experiments import DATASETS, PROFILES, configure, from_notebook, is_usual
 
 ROOT = Path(__file__).resolve().parents[1]
 

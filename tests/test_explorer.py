@@ -12,7 +12,7 @@ from layouts_on_disk import ROOT, drawn, run_notebook
 from PIL import Image
 
 from wsol_utils import own_images, panels, plots
-from wsol_utils.explorer import PREDICTED, Explorer
+from wsol_utils.own_pictures.explorer import PREDICTED, Explorer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GREEN = np.array([50, 205, 50])  # plots.PREDICTION

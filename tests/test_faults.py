@@ -20,7 +20,7 @@ import torch
 from layouts_on_disk import cub
 
 from wsol_utils import archive, datasets, experiments, loading, metadata, models, plots, runs, sample, stages, training
-from wsol_utils.predictions import Predictions
+from wsol_utils.maps.predictions import Predictions
 
 FEW = {"things": (2, 1), "birds": (3, 2)}
 

@@ -24,7 +24,7 @@ from layouts_on_disk import LAYOUTS, XML, Trap, lines, table
 from PIL import Image
 
 from wsol_utils import archive, boxes, datasets, layouts, loading, metadata, metrics, models, score_maps, thresholds
-from wsol_utils.photographs import decode
+from wsol_utils.data.photographs import decode
 
 INPUTS = 400  # for each parser
 TIMES = float(os.environ.get("FUZZ", "1"))

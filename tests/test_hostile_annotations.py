@@ -10,7 +10,7 @@ import pytest
 from layouts_on_disk import LAYOUTS, TRAIN, XML, lines, replace_line, voc
 
 from wsol_utils import datasets, layouts, metadata, score_maps, texts
-from wsol_utils.layouts import DatasetError
+from wsol_utils.data.layouts import DatasetError
 
 A, B = "val/a.jpg", "val/b.jpg"
 VAL_XML = f"{XML}/ILSVRC2012_val_00000001.xml"

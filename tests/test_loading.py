@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from wsol_utils import datasets, loading
-from wsol_utils.datasets import DatasetError, ImageDataset
-from wsol_utils.loading import Loader
+from wsol_utils.data.datasets import DatasetError, ImageDataset
+from wsol_utils.data.loading import Loader
 
 BATCHES = [[4, 1], [0, 3], [5]]
 ALL = 6 * 3 * 40 * 40  # bytes of the frames

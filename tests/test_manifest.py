@@ -11,7 +11,7 @@ from datetime import datetime
 import pandas as pd
 import pytest
 import torch
-from layouts_on_disk import LAYOUTS
+from layouts_on_disk import LAYOUTS, ROOT
 
 from wsol_utils import datasets, experiments, manifest, reference, runs
 
@@ -142,9 +142,9 @@ def test_whether_algorithms_repeat_themselves_is_told(run, deterministic):
 
 def test_code(run):
     code = written(run)["code"]
-    modules = {f"wsol_utils/{path.name}" for path in (experiments.ROOT / "wsol_utils").glob("*.py")}
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wsol_utils").rglob("*.py")}
     assert set(code) == modules | {"dodo.py", "notebooks/05_tables.ipynb"}  # the one that was run
-    assert code["dodo.py"] == hashlib.sha256((experiments.ROOT / "dodo.py").read_bytes()).hexdigest()
+    assert code["dodo.py"] == hashlib.sha256((ROOT / "dodo.py").read_bytes()).hexdigest()
 
 
 def test_lists_are_those_of_layouts():
@@ -191,7 +191,7 @@ def test_hidden_files_are_not_listed(run):
 
 
 def test_outside_a_git_checkout(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    monkeypatch.setattr(manifest, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert written(run)["git_revision"] == "not a git checkout"
     monkeypatch.setenv("PATH", str(tmp_path))  # no git at all

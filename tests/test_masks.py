@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from wsol_utils import masks, sample
-from wsol_utils.drawing import SIZE
-from wsol_utils.layouts import DatasetError
-from wsol_utils.metadata import Metadata
-from wsol_utils.protocols import PROTOCOLS
+from wsol_utils.data.layouts import DatasetError
+from wsol_utils.data.sample.drawing import SIZE
+from wsol_utils.scores.external.metadata import Metadata
+from wsol_utils.scores.protocols import PROTOCOLS
 
 
 def picture(file, rows, mode="L"):

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from layouts_on_disk import lines, replace_line
 
-from wsol_utils.layouts import DatasetError
-from wsol_utils.metadata import one_form, read_metadata, read_predicted, write_metadata
+from wsol_utils.data.layouts import DatasetError
+from wsol_utils.scores.external.metadata import one_form, read_metadata, read_predicted, write_metadata
 
 A, B = "val2/995/0.jpeg", "val2/7/1.jpeg"
 

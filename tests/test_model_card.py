@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from wsol_utils import experiments, models, reference
-from wsol_utils.profiles import DATASETS, PROFILES
+from wsol_utils.experiment.profiles import DATASETS, PROFILES
 
 PAGE = Path(__file__).parents[1] / "docs" / "model_card.md"
 METHODS = {  # column -> recombination and rule

@@ -10,7 +10,7 @@ from dataclasses import fields
 import pytest
 from layouts_on_disk import NOTEBOOKS
 
-from wsol_utils.experiments import Config
+from wsol_utils.experiment.experiments import Config
 
 FILES = sorted(NOTEBOOKS.glob("0[0-6]_*.ipynb"))
 ROAD = FILES[1:]

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wsol_utils import boxes, cam, datasets, evaluation, models, networks, own_images, pooling, protocols, thresholds
-from wsol_utils.networks import Network
-from wsol_utils.own_images import activation, load_network, locate, look, pictures, view_of
+from wsol_utils.own_pictures.networks import Network
+from wsol_utils.own_pictures.own_images import activation, load_network, locate, look, pictures, view_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -10,15 +11,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from importlinter.cli import lint_imports
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+import wsol_utils
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PYPROJECT)["project"]
 DEPENDENCIES = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
-MODULES = {path.stem: path for path in sorted((ROOT / "wsol_utils").glob("*.py"))}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "wsol_utils").rglob("*.py"))
+}  # wsol_utils.maps.cam -> its file
 
 
 def pinned():
@@ -101,71 +108,76 @@ def test_citation_is_yaml_with_the_paper():
 # Modules.
 
 
-def imports(module):
-    """The modules of ours that a module imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: a relative import"
-            if node.module == "wsol_utils":
-                found |= {alias.name for alias in node.names}
-            elif (node.module or "").startswith("wsol_utils."):
-                found.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("wsol_utils.")}
-    return found & set(MODULES)
+def test_folders_import_only_from_below(monkeypatch):
+    """pyproject.toml has their order."""
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(no_cache=True) == 0, "run lint-imports"
 
 
-MAY_IMPORT = {  # the road is one way: who may import whom
-    **{module: set() for module in ("files", "pooling", "cam", "components", "metrics", "protocols")},
-    **{module: {"components"} for module in ("thresholds", "boxes")},
-    "sample": {"drawing", "shapes", "files", "bars"},
-    "weights": set(),
-    "models": {"pooling", "files", "weights"},
-    "checkpoints": {"models", "weights"},
-    "training": {"models", "loading", "checkpoints", "distributed", "bars"},
-    "class_maps": {"cam"},
-    "predictions": {"datasets", "loading", "distributed", "archive", "class_maps", "bars"},
-    **{module: set() for module in ("bars", "distributed", "transforms", "texts")},
-    "archive": {"files"},
-    "pages": {"files"},
-    "progress": set(),
-    "layouts": {"texts"},
-    "photographs": {"layouts"},
-    "datasets": {"layouts", "photographs", "texts", "transforms", "files", "bars"},
-    "loading": {"datasets", "photographs", "bars"},
-    "unpacking": {"files", "layouts"},
-    "downloads": {"files", "layouts", "unpacking", "bars"},
-    "networks": {"models", "pooling", "transforms", "weights"},
-    "views": {"files"},
-    "own_images": {"networks", "views", "cam", "thresholds", "boxes", "layouts", "photographs", "transforms", "plots"},
-    "localize": {"own_images", "cam", "thresholds", "texts"},
-}
+@pytest.mark.parametrize("module", MODULES)
+def test_no_import_is_relative(module):
+    """`imports` would not see it."""
+    nodes = ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+    assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
 
 
-@pytest.mark.parametrize("module", MAY_IMPORT)
-def test_module_imports_only_what_it_may(module):
-    assert imports(module) <= MAY_IMPORT[module]
+def test_the_package_imports_nothing_until_it_is_asked():
+    command = (
+        "import sys, wsol_utils; sys.exit(len({'torch', 'numpy', 'pandas', 'wsol_utils.common'} & {*sys.modules}))"
+    )
+    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
 
 
-def test_only_the_top_imports_experiments():
-    assert {module for module in MODULES if "experiments" in imports(module)} <= {
-        "runs",
-        "stages",
-        "keeping",
-        "manifest",
-        "verification",
-        "report",
-        "__main__",
-    }
+def test_every_name_leads_to_its_module():
+    for name in wsol_utils.__all__:
+        module = getattr(wsol_utils, name)
+        assert name in dir(wsol_utils) and module.__name__.split(".")[-1] in (name, "render")
+    assert wsol_utils.sample.render and not hasattr(wsol_utils, "nothing")
+    source = ast.parse(MODULES["wsol_utils"].read_text(encoding="utf-8"))
+    [for_editors] = [node for node in source.body if isinstance(node, ast.If)]
+    assert sorted(alias.asname or alias.name for node in for_editors.body for alias in node.names) == wsol_utils.__all__
 
 
-def test_imports_run_in_no_circle():
-    done, rest = set(), set(MODULES)
-    while rest:
-        free = {module for module in rest if imports(module) <= done}
-        assert free, f"a circle among {', '.join(sorted(rest))}"
-        done, rest = done | free, rest - free
+USED = """
+import torch
+from wsol_utils import boxes, cam, metrics, models, pooling, thresholds
+
+F = torch.rand(2, 5, 4, 4)
+poolings = pooling.GlobalAveragePool(), pooling.WeightedGlobalAveragePool(temperature=1.0, divide_by_area=True)
+assert all(pool(F).shape == (2, 5) for pool in (*poolings, pooling.ThresholdedAveragePool(threshold=0.1)))
+network = models.build("small_vgg", 3, poolings[1], weights=None)
+found = network(torch.rand(2, 3, 32, 32))
+assert found.logits.shape == (2, 3) and found.features.ndim == 4
+assert network.class_weights.shape == (3, found.features.shape[1])
+maps = cam.activation_map(F, torch.rand(2, 5), recombination="absolute")
+maps = cam.upsample(cam.normalize(maps, how="max"), (8, 6))
+assert maps.shape == (2, 8, 6) and maps.max() <= 1
+K = len(thresholds.PAPER_GRID)
+assert thresholds.boundary_means(maps, candidates=thresholds.PAPER_GRID).shape == (2, K)
+eta = thresholds.select(maps, rule="first_above_mean", candidates=thresholds.PAPER_GRID)
+assert boxes.largest_boxes(maps, thresholds.PAPER_GRID).shape == (2, K, 4)
+overlap = metrics.best_iou(boxes.largest_box(maps, eta), [[(0, 0, 6, 8)], []])
+assert overlap.shape == (2,) and overlap[1] == 0
+assert set(metrics.localization(overlap, [0, 1], [0, 0], iou=0.5)) == {"top1_cls", "top1_loc", "gt_known"}
+"""
+
+
+def test_the_names_that_users_rely_on():
+    """In a process of their own, before and after every module was imported from its folder."""
+    everything = f"import {', '.join(name for name in MODULES if not name.endswith('__main__'))}"
+    subprocess.run([sys.executable, "-c", USED + everything + USED], cwd=ROOT, check=True)
+
+
+def test_notebooks_import_what_the_package_names():
+    places = {getattr(wsol_utils, name).__name__ for name in wsol_utils.__all__}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module == "wsol_utils":
+                assert {alias.name for alias in node.names} <= set(wsol_utils.__all__), path.name
+            elif isinstance(node, ast.ImportFrom) and node.module.startswith("wsol_utils."):
+                assert node.module in places, path.name
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -179,21 +191,21 @@ def test_module_says_what_it_is(module):
 
 
 def test_the_sample_is_rendered_without_torch():
-    command = "import sys, wsol_utils.sample; sys.exit('torch' in sys.modules)"
+    command = "import sys, wsol_utils.data.sample.render; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
 
 
 def test_no_module_asks_the_network_when_it_is_imported():
     command = (
         "import socket; asked = []; socket.socket.connect = socket.getaddrinfo = lambda *a, **k: asked.append(a)\n"
-        f"import {', '.join('wsol_utils.' + module for module in MODULES if module != '__init__')}\n"
+        f"import {', '.join(MODULES)}\n"
         "assert not asked, asked"
     )
     assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
 
 
 def test_numba_is_imported_only_where_boxes_are_sought():
-    command = "import sys, wsol_utils.evaluation; sys.exit('numba' in sys.modules)"
+    command = "import sys, wsol_utils.scores.evaluation; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from wsol_utils import datasets, experiments, models, protocols
-from wsol_utils.predictions import Predictions
+from wsol_utils.maps.predictions import Predictions
 
 COLUMNS = [  # of metrics.csv
     "dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization", "resolution",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from wsol_utils import pooling
-from wsol_utils.pooling import GlobalAveragePool, ThresholdedAveragePool, WeightedGlobalAveragePool
+from wsol_utils.network.pooling import GlobalAveragePool, ThresholdedAveragePool, WeightedGlobalAveragePool
 
 quick = settings(max_examples=40, deadline=None, database=None, derandomize=True)
 

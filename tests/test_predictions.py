@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 from wsol_utils import archive, cam, class_maps, datasets, models, pooling
-from wsol_utils.class_maps import FEATURES, kind
-from wsol_utils.predictions import Predictions, made_from, predict
+from wsol_utils.maps.class_maps import FEATURES, kind
+from wsol_utils.maps.predictions import Predictions, made_from, predict
 
 BOXES = [  # of images of 40×20 pixels: none, one, three, one
     [],
@@ -465,7 +465,7 @@ PEAK = """
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak of a process is read from Linux's /proc")
 def test_memory_is_flat_in_the_number_of_images(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(PEAK), str(tmp_path)]
-    root = Path(archive.__file__).parents[1]
+    root = Path(archive.__file__).parents[2]
     output = subprocess.run(command, cwd=root, env={**os.environ, "TQDM_DISABLE": "1"}, check=True, capture_output=True)
     few, many = (int(number) for number in output.stdout.split())
     held = 1800 * 15 * 32 * 32 * 2 / 1024  # kB that the maps of the other images take, 55,296 of them

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wsol_utils import boxes, cam, datasets, evaluation, experiments, protocols, thresholds
-from wsol_utils.protocols import PROTOCOLS, frame_side, from_input, to_input
+from wsol_utils.scores.protocols import PROTOCOLS, frame_side, from_input, to_input
 
 PAPER, BAE = PROTOCOLS["paper"], PROTOCOLS["rethinkingcam"]
 

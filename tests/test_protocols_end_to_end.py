@@ -13,7 +13,7 @@ from layouts_on_disk import cub, run_road, weights_file
 from PIL import Image
 
 from wsol_utils import experiments, models, protocols, runs
-from wsol_utils.predictions import Predictions
+from wsol_utils.maps.predictions import Predictions
 
 OWN = {
     "normalization": "minmax", "resolution": "map", "interpolation": "bicubic", "boundary": "contour",

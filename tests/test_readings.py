@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from wsol_utils import boxes, pooling, readings, thresholds
-from wsol_utils.class_maps import kind, maps_of
-from wsol_utils.predictions import Predictions
-from wsol_utils.protocols import PROTOCOLS
+from wsol_utils.maps.class_maps import kind, maps_of
+from wsol_utils.maps.predictions import Predictions
+from wsol_utils.scores.protocols import PROTOCOLS
 
 PAPER = PROTOCOLS["paper"]
 SMALL = replace(PAPER, resolution="map", grid=(0.0, 0.2, 0.5, 1.0))

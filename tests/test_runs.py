@@ -8,8 +8,8 @@ from layouts_on_disk import cub, replace_line, table
 from PIL import Image
 
 from wsol_utils import datasets, experiments, files, runs
-from wsol_utils.predictions import Predictions
-from wsol_utils.protocols import PROTOCOLS
+from wsol_utils.maps.predictions import Predictions
+from wsol_utils.scores.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -10,9 +10,9 @@ import torch
 from layouts_on_disk import cub, lines, table, weights_file
 from PIL import Image
 
-from wsol_utils import datasets, distributed, experiments, models, networks, runs, stages, training
-from wsol_utils.protocols import PROTOCOLS, to_input
-from wsol_utils.training import Recipe
+from wsol_utils import datasets, distributed, experiments, imports, models, networks, runs, stages, training
+from wsol_utils.network.training import Recipe
+from wsol_utils.scores.protocols import PROTOCOLS, to_input
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -129,20 +129,28 @@ def test_the_fingerprint_tells_runs_apart(config, tmp_path, monkeypatch):
 
 
 def test_the_fingerprint_tells_the_code_apart(tmp_path, monkeypatch):
-    (tmp_path / "wsol_utils").mkdir()
-    assert {"photographs", "datasets", "transforms", "loading", "models", "training"} < set(stages.TRAINING_CODE)
-    for name in stages.TRAINING_CODE:
-        (tmp_path / "wsol_utils" / f"{name}.py").write_text("x = 1\n")
+    """A module that is imported on the way counts, and no other."""
+    (network := tmp_path / "wsol_utils" / "network").mkdir(parents=True)
+    (network / "training.py").write_text("from wsol_utils.network import models\n")
+    (network / "models.py").write_text("def build():\n    from wsol_utils.network.pooling import build\n")
     monkeypatch.setattr(stages, "ROOT", tmp_path)
-    before = stages.fingerprint(stages.TRAINING_CODE, "a", "b")
-    assert (
-        stages.fingerprint(stages.TRAINING_CODE, "a", "b")
-        == before
-        != stages.fingerprint(stages.TRAINING_CODE, "a", "c")
-    )
-    assert stages.fingerprint(stages.TRAINING_CODE, "ab", "") != before
-    (tmp_path / "wsol_utils" / "pooling.py").write_text("x = 2\n")
-    assert stages.fingerprint(stages.TRAINING_CODE, "a", "b") != before
+
+    def fingerprint(pooling="x = 1\n", other="", parts=("a", "b")):
+        (network / "pooling.py").write_text(pooling)
+        (network / "plots.py").write_text(other)
+        return stages.fingerprint(stages.TRAINING_CODE, *parts)
+
+    usual = fingerprint()
+    assert fingerprint(other="y = 1\n") == usual
+    assert len({usual, fingerprint("x = 2\n"), fingerprint(parts=("a", "c")), fingerprint(parts=("ab", ""))}) == 4
+
+
+@pytest.mark.parametrize("code", [stages.TRAINING_CODE, stages.PREDICTION_CODE])
+def test_what_a_training_and_a_pass_are_computed_by(code):
+    files = {path.relative_to(imports.ROOT).as_posix() for path in imports.of_modules(code)}
+    needed = ("data/photographs", "data/transforms", "data/loading", "network/models", "network/pooling")
+    assert {f"wsol_utils/{name}.py" for name in needed} < files
+    assert {name.split("/")[1] for name in files} <= {"common", "data", "network", "maps"}  # no figure, no protocol
 
 
 # The stages, as notebooks 02 and 03 and the command line call them.

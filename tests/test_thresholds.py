@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage import filters
 
 from wsol_utils import thresholds
-from wsol_utils.thresholds import BOUNDARIES, PAPER_GRID, boundary_means, select
+from wsol_utils.boxes.thresholds import BOUNDARIES, PAPER_GRID, boundary_means, select
 
 KINDS = [np.asarray, torch.tensor]
 BOUNDARY = ["first_above_mean", "argmax", "mean_of_candidates", "nearest_to_mean", "mean_boundary_value"]

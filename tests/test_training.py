@@ -8,8 +8,8 @@ from PIL import Image
 from torch import nn
 
 from wsol_utils import checkpoints, datasets, models, pooling, training
-from wsol_utils.loading import Loader
-from wsol_utils.training import Recipe, fit, rate_factor
+from wsol_utils.data.loading import Loader
+from wsol_utils.network.training import Recipe, fit, rate_factor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

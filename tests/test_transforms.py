@@ -7,7 +7,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from wsol_utils import transforms
-from wsol_utils.transforms import GREY, Transform, test_transform, train_transform
+from wsol_utils.data.transforms import GREY, Transform, test_transform, train_transform
 
 test_transform.__test__ = False  # a function of ours, not a test
 

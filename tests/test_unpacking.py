@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 from wsol_utils import unpacking
-from wsol_utils.layouts import DatasetError
+from wsol_utils.data.layouts import DatasetError
 
 PHOTOGRAPH = bytes(range(256)) * 100
 

@@ -17,7 +17,7 @@ from layouts_on_disk import ROAD, ROOT, cub, ilsvrc, run_road, weights_file
 
 from wsol_utils import __main__ as commands
 from wsol_utils import evaluation, experiments, files, manifest, models, protocols, runs, tables, verification
-from wsol_utils.verification import verify
+from wsol_utils.runner.verification import verify
 
 
 def make(folder, **others):
@@ -362,13 +362,13 @@ def test_other_versions_and_other_code_are_remarks(run):
     def older(content):
         content["versions"]["torch"] = "1.0"
         content["packages"]["torch"] = "1.0"
-        content["code"]["wsol_utils/boxes.py"] = "0" * 64
+        content["code"]["wsol_utils/boxes/largest.py"] = "0" * 64
 
     rewrite(run, older)
     assert lines(run) == []
     versions, code = lines(run, remarks=True)
     assert versions == f"other versions: torch 1.0 (here {manifest.versions()['torch']})"
-    assert code == "another text here than when the run was made: wsol_utils/boxes.py"
+    assert code == "another text here than when the run was made: wsol_utils/boxes/largest.py"
 
 
 def test_a_manifest_of_an_earlier_release_is_enough(run):

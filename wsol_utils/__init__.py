@@ -1,3 +1,68 @@
-"""Weakly supervised object localisation after Zhang, Chang and Bui: one module for each stage of the road."""
+"""Weakly supervised object localisation after Zhang, Chang and Bui: a folder for each station of the road.
+
+`from wsol_utils import cam` gives the module of that name, whatever folder it lies in, and imports it only then.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_FOLDERS = {
+    "common": "bars files imports",
+    "data": "datasets downloads layouts loading photographs texts transforms unpacking",
+    "data.sample": "drawing shapes",
+    "network": "checkpoints distributed models pooling training weights",
+    "maps": "archive cam class_maps predictions",
+    "boxes": "thresholds",
+    "scores": "evaluation metrics protocols readings seeds",
+    "scores.external": "masks metadata score_maps",
+    "figures": "plots reference tables",
+    "experiment": "experiments parameters profiles runs stages",
+    "runner": "comparison evaluate evidence keeping maintenance manifest pages progress record report verification",
+    "own_pictures": "explorer localize networks own_images panels views",
+    "benchmarks": "throughput",
+}
+PLACES = {name: f"{folder}.{name}" for folder, names in _FOLDERS.items() for name in names.split()}
+PLACES |= {"benchmarks": "benchmarks", "boxes": "boxes", "sample": "data.sample.render"}
+__all__ = sorted(PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{PLACES[name]}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:  # the same for editors and mypy
+    from wsol_utils import benchmarks, boxes
+    from wsol_utils.benchmarks import throughput
+    from wsol_utils.boxes import thresholds
+    from wsol_utils.common import bars, files, imports
+    from wsol_utils.data import datasets, downloads, layouts, loading, photographs, texts, transforms, unpacking
+    from wsol_utils.data.sample import drawing, shapes
+    from wsol_utils.data.sample import render as sample
+    from wsol_utils.experiment import experiments, parameters, profiles, runs, stages
+    from wsol_utils.figures import plots, reference, tables
+    from wsol_utils.maps import archive, cam, class_maps, predictions
+    from wsol_utils.network import checkpoints, distributed, models, pooling, training, weights
+    from wsol_utils.own_pictures import explorer, localize, networks, own_images, panels, views
+    from wsol_utils.runner import (
+        comparison,
+        evaluate,
+        evidence,
+        keeping,
+        maintenance,
+        manifest,
+        pages,
+        progress,
+        record,
+        report,
+        verification,
+    )
+    from wsol_utils.scores import evaluation, metrics, protocols, readings, seeds
+    from wsol_utils.scores.external import masks, metadata, score_maps

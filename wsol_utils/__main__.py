@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from wsol_utils import evaluate, evidence, localize, maintenance, texts
-
-ROOT = Path(__file__).resolve().parents[1]
+from wsol_utils.common.files import ROOT
+from wsol_utils.data import texts
+from wsol_utils.own_pictures import localize
+from wsol_utils.runner import evaluate, evidence, maintenance
 
 
 @click.group()
@@ -27,7 +28,7 @@ def main() -> None:
 @click.option("--seed", default=0, show_default=True, help="of the random drawings")
 def render_sample(root: Path, seed: int) -> None:
     """Render the two embedded data sets."""
-    from wsol_utils import sample
+    from wsol_utils.data.sample import render as sample
 
     sample.render(root, seed)
     click.echo(f"rendered birds and things in {root}")
@@ -39,7 +40,7 @@ def render_sample(root: Path, seed: int) -> None:
 @click.option("--keep-archive/--no-keep-archive", default=True, show_default=True, help="once it is unpacked")
 def download(name: str, root: Path, keep_archive: bool) -> None:
     """Fetch NAME, a row of data/downloads.csv, verify it and unpack it."""
-    from wsol_utils import downloads
+    from wsol_utils.data import downloads
 
     try:
         there, data_root = downloads.get(name, root, keep_archive), downloads.find(name).data_root
@@ -57,7 +58,7 @@ def convert(source: Path, target: Path) -> None:
     IN holds a state dict, alone or under a key of its own, and is read without running what it holds. It stays as it
     is; OUT must not exist yet.
     """
-    from wsol_utils import models, weights
+    from wsol_utils.network import models, weights
 
     try:
         if target.exists():
@@ -92,7 +93,8 @@ def one_run(dataset: str, profile: str, others: tuple[tuple[str, str], ...], **v
     """The configuration of a run, among the processes of torchrun where it started this one; one line for an error."""
     import torch
 
-    from wsol_utils import distributed, experiments, runs
+    from wsol_utils.experiment import experiments, runs
+    from wsol_utils.network import distributed
 
     try:
         config = experiments.configure(dataset, profile, **values, **dict(others))
@@ -111,7 +113,8 @@ def train(**values: Any) -> None:
 
     The notebooks, run afterwards with the same values, find them finished.
     """
-    from wsol_utils import distributed, runs, stages
+    from wsol_utils.experiment import runs, stages
+    from wsol_utils.network import distributed
 
     with one_run(**values) as config:
         table = runs.prepare(config)
@@ -125,7 +128,8 @@ def train(**values: Any) -> None:
 @run_options
 def predict(**values: Any) -> None:
     """Run the networks of `train` over the test photographs as notebook 03 does, here or started by torchrun."""
-    from wsol_utils import distributed, runs, stages
+    from wsol_utils.experiment import runs, stages
+    from wsol_utils.network import distributed
 
     with one_run(**values) as config:
         table = runs.prepare(config)
@@ -151,7 +155,7 @@ def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], multipliers: 
     """Try several rates of the head for each pooling on a validation part of DATASET's train split."""
     import torch
 
-    from wsol_utils import experiments, runs, stages
+    from wsol_utils.experiment import experiments, runs, stages
 
     try:
         tried = {name: [float(x) for x in listed.split(",")] for name, listed in (rate.split("=") for rate in rates)}
@@ -176,7 +180,8 @@ def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], multipliers: 
 @click.argument("results", type=click.Path(path_type=Path))
 def verify(results: Path) -> None:
     """Check the runs below RESULTS: their files, and their tables computed again from the predictions."""
-    from wsol_utils import experiments, verification
+    from wsol_utils.experiment import experiments
+    from wsol_utils.runner import verification
 
     checked = wrong = 0
     root = experiments.results_root(str(results))

@@ -1,0 +1,237 @@
+"""The threshold of each map without ground truth (Zhang et al., Sec. 4.3), and the rules it is compared with.
+
+A threshold η is a fraction of the map's maximum: the mask is map > η · max, strictly.
+Tensors on any device and numpy arrays are accepted, and the same kind is returned.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import torch
+from skimage import filters
+from torch import Tensor
+
+Array = TypeVar("Array", Tensor, np.ndarray)  # of either, and what goes in comes out
+
+PAPER_GRID = tuple(i / 20 for i in range(21))  # Sec. 5: "from the set of [0, 0.05, ..., 1]"
+FIXED = 0.20  # the usual share of the maximum (Zhou et al. 2016)
+
+# What counts as the mask's boundary; the paper does not say. Beyond the image's border is outside.
+BOUNDARIES = (
+    "8-neighbours",  # its pixels with one of their 8 neighbours outside
+    "4-neighbours",  # its pixels with one of their 4 neighbours outside
+    "contour",  # the vertices of OpenCV's contours, as Choe et al. 2020 and Bae et al. 2020 extract them
+)
+
+# The readings of Sec. 4.3 and Fig. 3: D (N, K), mean of D (N, 1; the blue line), V (N, K), candidates (K,) -> η (N,).
+# NaN is where D or V is undefined; some D is above the mean of D.
+BOUNDARY_RULES = {
+    "first_above_mean": lambda d, mu, v, eta: eta[(d > mu).argmax(axis=1)],
+    "argmax": lambda d, mu, v, eta: eta[np.nanargmax(d, axis=1)],
+    "mean_of_candidates": lambda d, mu, v, eta: np.nanmean(np.where(d > mu, eta, np.nan), axis=1),
+    "nearest_to_mean": lambda d, mu, v, eta: eta[np.nanargmin(np.abs(d - mu), axis=1)],
+    "mean_boundary_value": lambda d, mu, v, eta: np.nanmean(v, axis=1),
+}
+# Histogram rules of scikit-image on one map divided by its maximum (H, W) -> η.
+IMAGE_RULES: dict[str, Callable[[np.ndarray], float]] = {
+    "otsu": filters.threshold_otsu,
+    "li": filters.threshold_li,
+    "triangle": filters.threshold_triangle,
+    "yen": filters.threshold_yen,
+    "isodata": filters.threshold_isodata,
+    "mean": filters.threshold_mean,
+    "percentile": lambda values: 0.35 * np.percentile(values, 90),  # Bae et al. 2020, "PaS"
+}
+LOWEST = -1e6  # share of the maximum: beyond it these rules would lose what is positive in rounding
+RULES = ("fixed", *BOUNDARY_RULES, *IMAGE_RULES)
+
+
+def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID, boundary: str = "8-neighbours") -> Array:
+    """V: the mean of each map on the boundary of its mask, for every candidate threshold (Sec. 4.3).
+
+    All components count, and the rims of holes. A vertex counts once for every time a contour turns there.
+
+    Args:
+        maps: (B, H, W).
+        candidates: K thresholds, fractions of each map's maximum.
+        boundary: one of `BOUNDARIES`; "contour" takes the masks one by one, on the CPU.
+
+    Returns:
+        (B, K), of maps divided by their maximum, hence in [0, 1]; NaN where the mask is empty.
+
+    Raises:
+        ValueError: if the boundary is unknown, or the maps are not (B, H, W), floating point and finite.
+    """
+    _one_of("boundary", boundary, BOUNDARIES)
+    values = _floating(maps)
+    grid, order = torch.tensor([float(eta) for eta in candidates], dtype=values.dtype, device=values.device).sort()
+    peak = values.amax(dim=(1, 2))[:, None]  # (B, 1)
+    cuts = grid * peak  # (B, K), in the maps' dtype
+    if boundary == "contour":
+        total, count = _over_vertices(values, peak, cuts)
+    else:
+        over_pixels = _over_pixels_on_cpu if values.is_cpu else _over_pixels
+        total, count = over_pixels(values, peak, cuts, diagonals=boundary == "8-neighbours")
+    means = torch.where((count > 0) & (peak > 0), (total / count).clamp(max=1), torch.nan)[:, order.argsort()]
+    return _like(maps, means.to(torch.promote_types(values.dtype, torch.float32)))
+
+
+def boundary_differences(means: Array) -> Array:
+    """D: the step of V from one candidate to the next, |V_l - V_(l-1)| (Sec. 4.3 and Fig. 3).
+
+    Args:
+        means: (B, K), from `boundary_means`.
+
+    Returns:
+        (B, K); NaN at the first candidate and wherever one of the two V is undefined.
+    """
+    v = means if isinstance(means, Tensor) else torch.as_tensor(np.require(means, requirements=("C", "W")))
+    return _like(means, torch.cat([torch.full_like(v[:, :1], torch.nan), v.diff(dim=1).abs()], dim=1))
+
+
+def select(
+    maps: Array,
+    rule: str = "first_above_mean",
+    candidates: Sequence[float] = PAPER_GRID,
+    boundary: str = "8-neighbours",
+) -> Array:
+    """One threshold per map, chosen without ground truth (Sec. 4.3).
+
+    Args:
+        maps: (B, H, W).
+        rule: "first_above_mean", the default reading of Fig. 3's blue line: the smallest η whose D
+            exceeds the mean of D; or another of `RULES`.
+        candidates: K thresholds in ascending order; only the rules of Sec. 4.3 use them.
+        boundary: one of `BOUNDARIES`; only the rules of Sec. 4.3 use it.
+
+    Returns:
+        (B,), fractions of each map's maximum; 0 where nothing can be chosen (no positive value, no D
+        above the mean).
+
+    Raises:
+        ValueError: if the rule or the boundary is unknown, or the maps are not (B, H, W), floating point and finite.
+    """
+    return select_all(maps, [rule], candidates, boundary)[rule]
+
+
+def select_all(
+    maps: Array,
+    rules: Sequence[str],
+    candidates: Sequence[float] = PAPER_GRID,
+    boundary: str = "8-neighbours",
+) -> dict[str, Array]:
+    """What `select` chooses by each of several rules; those of Sec. 4.3 share one computation of V."""
+    for rule in rules:
+        _one_of("threshold rule", rule, RULES)
+    _one_of("boundary", boundary, BOUNDARIES)
+    values = _floating(maps)
+    means = boundary_means(values, candidates, boundary) if set(rules) & set(BOUNDARY_RULES) else None
+    chosen: dict[str, Array] = {}
+    for rule in rules:
+        eta: Sequence[float] | np.ndarray
+        if rule == "fixed":
+            eta = [FIXED if peak > 0 else 0.0 for peak in values.amax(dim=(1, 2)).tolist()]
+        elif rule in IMAGE_RULES:
+            noise = 8 * torch.finfo(torch.promote_types(values.dtype, torch.float32)).eps  # of an upsampling
+            eta = [_by_histogram(image, IMAGE_RULES[rule], noise) for image in values.cpu().double().numpy()]
+        else:
+            assert means is not None
+            eta = _by_boundary(means, rule, candidates)
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        chosen[rule] = _like(maps, torch.tensor(eta, dtype=dtype, device=values.device))
+    return chosen
+
+
+def _over_pixels(values: Tensor, peak: Tensor, cuts: Tensor, diagonals: bool) -> tuple[Tensor, Tensor]:
+    """(B, K) ascending cuts -> (B, K) twice, the sum of the shares on the boundary and its pixels' number."""
+    # A pixel lies on the boundary from the first cut that reaches its lowest neighbour up to its own value:
+    # the pixel is above the cut, the neighbour is not. So every pixel adds its share to a run of candidates.
+    own, lowest = values.flatten(1), _lowest_neighbour(values, diagonals).flatten(1)  # (B, H·W)
+    start, stop = torch.searchsorted(cuts, lowest), torch.searchsorted(cuts, own)
+    total = _runs(start, stop, own.double() / peak, cuts.shape[1])
+    return total, _runs(start, stop, torch.ones_like(start), cuts.shape[1])
+
+
+def _over_pixels_on_cpu(values: Tensor, peak: Tensor, cuts: Tensor, diagonals: bool) -> tuple[Tensor, Tensor]:
+    """As `_over_pixels`, by a compiled loop."""
+    from wsol_utils.boxes import compiled  # here, because numba takes a moment to import
+
+    wide = torch.promote_types(values.dtype, torch.float32)  # numpy has no bfloat16
+    maps, levels, peaks = (tensor.to(wide).numpy() for tensor in (values, cuts, peak[:, 0]))
+    total, count = compiled.boundary_sums(maps, levels, peaks, diagonals, torch.get_num_threads())
+    return torch.from_numpy(total), torch.from_numpy(count)
+
+
+def _over_vertices(values: Tensor, peak: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K) cuts -> (B, K) twice, the sum of the shares at the contours' vertices and their number."""
+    total, count = np.zeros(cuts.shape), np.zeros(cuts.shape, dtype=np.int64)
+    shares = (values.double() / peak[:, :, None]).cpu().numpy()
+    for b, (image, share, levels) in enumerate(zip(values.cpu(), shares, cuts.cpu(), strict=True)):
+        for k, mask in enumerate((image > levels[:, None, None]).byte().numpy()):
+            contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+            if contours:
+                x, y = np.concatenate(contours).reshape(-1, 2).T
+                total[b, k], count[b, k] = share[y, x].sum(), len(x)
+    return torch.from_numpy(total).to(values.device), torch.from_numpy(count).to(values.device)
+
+
+def _lowest_neighbour(values: Tensor, diagonals: bool) -> Tensor:
+    """(B, H, W) -> (B, H, W), the least of each pixel and its 8 or 4 neighbours; -inf beyond the border."""
+    padded = torch.nn.functional.pad(values, (1, 1, 1, 1), value=-torch.inf)
+    row = torch.minimum(torch.minimum(padded[:, :, :-2], padded[:, :, 1:-1]), padded[:, :, 2:])
+    beside = row if diagonals else padded[:, :, 1:-1]  # of the rows above and below
+    return torch.minimum(torch.minimum(beside[:, :-2], row[:, 1:-1]), beside[:, 2:])
+
+
+def _runs(start: Tensor, stop: Tensor, amount: Tensor, length: int) -> Tensor:
+    """(B, N) runs [start, stop) of candidates -> (B, length), the sum of the amounts whose run covers each."""
+    steps = torch.zeros(len(start), length + 1, dtype=amount.dtype, device=amount.device)
+    steps.scatter_add_(1, start, amount).scatter_add_(1, stop, -amount)
+    return steps.cumsum(dim=1)[:, :length]
+
+
+def _by_boundary(means: Tensor, rule: str, candidates: Sequence[float]) -> np.ndarray:
+    grid, v = np.array([float(eta) for eta in candidates]), means.double().cpu().numpy()
+    d = boundary_differences(v)  # (B, K)
+    mu = np.nansum(d, axis=1, keepdims=True) / np.maximum(np.isfinite(d).sum(axis=1, keepdims=True), 1)
+    above = (d > mu).any(axis=1)  # else all D are equal (a map of one level), and 0 keeps what is positive
+    chosen = np.zeros(len(v))
+    if above.any():
+        chosen[above] = BOUNDARY_RULES[rule](d[above], mu[above], v[above], grid)
+    return chosen
+
+
+def _by_histogram(image: np.ndarray, rule: Callable[[np.ndarray], float], noise: float) -> float:
+    peak = image.max()
+    if peak <= 0 or image.min() >= (1 - noise) * peak:  # nothing positive, or constant: nothing is separated
+        return 0.0
+    with np.errstate(over="ignore"):
+        shares = np.maximum(image / peak, LOWEST)
+    return float(np.clip(rule(shares), 0, 1))
+
+
+def _one_of(kind: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(names)}")
+
+
+def _floating(maps: Array) -> Tensor:
+    if not isinstance(maps, Tensor):  # torch takes neither read-only arrays nor negative strides
+        maps = np.require(maps, requirements=("C", "W"))
+    tensor = torch.as_tensor(maps).detach()
+    if tensor.ndim != 3:
+        raise ValueError(f"maps must be (B, H, W), got {tuple(tensor.shape)}")
+    if not tensor.is_floating_point() or not _finite(tensor):
+        raise ValueError("maps must be floating point without NaN or infinity")
+    return tensor
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity: the extremes tell, in one pass."""
+    return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
+
+
+def _like(given: Array, result: Tensor) -> Array:
+    return result if isinstance(given, Tensor) else result.numpy()

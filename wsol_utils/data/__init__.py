@@ -1,0 +1,1 @@
+"""Photographs and boxes: archives, the layouts on disk, the annotation table, the network's input."""

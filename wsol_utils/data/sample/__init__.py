@@ -1,0 +1,1 @@
+"""The embedded sample, drawn here: two small data sets that need no download."""

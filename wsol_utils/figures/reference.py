@@ -1,0 +1,241 @@
+"""What we measured ourselves (results/reference), and how a run compares with it."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from wsol_utils.common import files
+from wsol_utils.common.files import ROOT
+from wsol_utils.figures import tables
+from wsol_utils.scores.seeds import FIGURES
+
+KEY = ["pooling", "recombination", "threshold_rule"]
+
+
+def folder(profile: str, dataset: str) -> Path:
+    """results/reference/<profile>/<dataset>."""
+    return ROOT / "results" / "reference" / profile / dataset
+
+
+def read(profile: str, dataset: str, name: str) -> pd.DataFrame:
+    """A table of ours, as it was measured; empty where it was not."""
+    path = folder(profile, dataset) / name
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+
+# The figures that the README shows of each data set of the sample: pooling, recombination, rule and figure.
+SHOWN_OF = {name: (name, "gt_known") for name in tables.STEPS} | {  # its rows: one of `tables.STEPS`, and a figure
+    "Top-1 Cls with GAP": ("CAM (GAP, Eq. 2, fixed 0.20)", "top1_cls"),
+    "Top-1 Cls with WGAP": ("+ WGAP (Eq. 1)", "top1_cls"),
+}
+HEADLINE = {name: (*tables.STEPS[step], figure) for name, (step, figure) in SHOWN_OF.items()}
+CHANCE = 1e-3  # that any headline figure of a sound run, on both data sets of the sample, leaves its band
+NARROWEST, WIDEST = 3.0, 15.0  # points from the mean to either end; a wider band asserts nothing
+FEWEST = 8  # runs that a band needs
+SHOWN = 10  # figures outside their bands that are named
+ASSERTING = "WSOL_ASSERT_BANDS"  # the variable under which `confirm` may raise: conftest.py sets it
+
+
+def bands(measured: pd.DataFrame) -> pd.DataFrame:
+    """Where one new run is expected, with another seed or on another processor.
+
+    A trained figure depends on the processor's rounding as it does on the seed. A band is the prediction interval for
+    one new run by Student's t. The spread is estimated within each rounding, then pooled. It is so wide that all
+    `HEADLINE` figures of both data sets of a sound run lie inside but for a chance of `CHANCE`.
+
+    Args:
+        measured: rows of metrics.csv for several seeds, one data set; their `rounding` names how torch rounded.
+
+    Returns:
+        For each pooling, recombination, rule and figure with at least `FEWEST` runs: mean, std (within a rounding),
+        n_runs, low and high in percent, and asserted: whether `confirm` may raise for it, as it may for one of
+        `HEADLINE` whose band ends at most `WIDEST` points from the mean.
+    """
+    long = measured.melt(id_vars=[*KEY, "rounding"], value_vars=FIGURES, var_name="figure")
+    columns, rows = [*KEY, "figure"], []
+    for key, runs in long.groupby(columns, sort=False):
+        n_runs, within = len(runs), runs.groupby("rounding")["value"]
+        if n_runs < FEWEST:
+            continue
+        freedom = n_runs - within.ngroups
+        std = float(np.sqrt(((runs["value"] - within.transform("mean")) ** 2).sum() / freedom))
+        quantile = stats.t.ppf(1 - CHANCE / (2 * 2 * len(HEADLINE)), freedom)  # two-sided, of two data sets
+        half, mean = max(NARROWEST, quantile * std * np.sqrt(1 + 1 / n_runs)), runs["value"].mean()
+        asserted = half <= WIDEST and key in HEADLINE.values()
+        rows.append((*key, mean, std, n_runs, max(mean - half, 0.0), min(mean + half, 100.0), asserted))
+    return pd.DataFrame(rows, columns=[*columns, "mean", "std", "n_runs", "low", "high", "asserted"])
+
+
+def compare(metrics: pd.DataFrame, profile: str, dataset: str) -> pd.DataFrame:
+    """Every figure of a run that has a band in the reference.
+
+    Args:
+        metrics: rows with the columns `KEY`, seed and `FIGURES`.
+
+    Returns:
+        Columns `KEY`, seed, figure, value, low, high, asserted, and beyond: by how many points the value is above (+)
+        or below (-) the band, 0 inside, NaN where there is no value; no rows where there is no reference.
+    """
+    expected = read(profile, dataset, "bands.csv")
+    if expected.empty:
+        return pd.DataFrame(columns=[*KEY, "seed", "figure", "value", "low", "high", "asserted", "beyond"])
+    long = metrics.melt(id_vars=[*KEY, "seed"], value_vars=FIGURES, var_name="figure")
+    both = long.merge(expected[[*KEY, "figure", "low", "high", "asserted"]], on=[*KEY, "figure"])
+    return both.assign(beyond=both["value"] - both["value"].clip(both["low"], both["high"]))
+
+
+def describe(metrics: pd.DataFrame, config: Any, usual: bool) -> str:
+    """How a run compares with the reference: how many figures lie within their bands, and which do not, by how much.
+
+    Args:
+        metrics: as of `compare`.
+        config: of the run.
+        usual: whether the run has the reference's own parameters, so that a comparison says something.
+    """
+    compared = compare(metrics, config.profile, config.dataset)
+    name = f"results/reference/{config.profile}/{config.dataset}"
+    if not usual or compared.empty:
+        return f"{name} has no bands for this run"
+    outside = [_outside(row) for row in compared[compared["beyond"] != 0].itertuples()]
+    more = [f"… and {len(outside) - SHOWN} more"] if len(outside) > SHOWN else []
+    text = f"{len(compared) - len(outside)} of {len(compared)} figures lie within the bands of {name}"
+    return "\n  ".join([f"{text}; outside:" if outside else text, *outside[:SHOWN], *more])
+
+
+def confirm(metrics: pd.DataFrame, config: Any, usual: bool) -> str:
+    """As `describe`; under `make test` it fails where an asserted figure is outside its band.
+
+    Raises:
+        AssertionError: if there is such a figure, and the environment has the variable `ASSERTING`.
+    """
+    text, compared = describe(metrics, config, usual), compare(metrics, config.profile, config.dataset)
+    if usual and os.environ.get(ASSERTING) and (compared["asserted"] & (compared["beyond"] != 0)).any():
+        raise AssertionError(text)
+    return text
+
+
+def _outside(row: Any) -> str:
+    """One figure outside its band, and by how much."""
+    what = f"{row.pooling}, {row.recombination}, {row.threshold_rule}, seed {row.seed}: {row.figure} {row.value:.1f}"
+    side = "above" if row.beyond > 0 else "below"
+    return f"{what}, {abs(row.beyond):.1f} points {side} [{row.low:.1f}, {row.high:.1f}]"
+
+
+# The columns of the README's tables: (profile, dataset, what was measured on what), beside the paper's own.
+COLUMNS = {
+    "Table 1 as printed: CUB, VGG-16": ("paper", "cub"),
+    "CUB, 20 classes": ("light", "cub"),
+    "Table 2 as printed: ILSVRC, VGG-16": ("paper", "ilsvrc"),
+    "ILSVRC, 800 photographs": ("light", "ilsvrc"),
+    "Tiny-ImageNet": ("light", "tiny_imagenet"),
+    "birds (sample)": ("sample", "birds"),
+    "things (sample)": ("sample", "things"),
+}
+# GAP and WGAP on the 20 classes of CUB with one rate of the network for both, and what is compared there: a figure of
+# a recombination by a rule.
+EQUAL_RATES = {"cub_fast": "1e-4, as searched for GAP", "cub_slow": "3e-5, as searched for WGAP"}
+COMPARED = {
+    "Top-1 Cls": ("top1_cls", "signed", "fixed"),
+    "GT-known, original CAM": ("gt_known", "signed", "fixed"),
+    "GT-known, recombined": ("gt_known", "absolute", "fixed"),
+    "GT-known, recombined, Sec. 4.3": ("gt_known", "absolute", "first_above_mean"),
+}
+PRINTED = {"CAM (GAP, Eq. 2, fixed 0.20)": "VGG-CAM[6]", "+ threshold (Sec. 4.3): the paper's method": "Ours"}
+PRINTED_TOP1 = {"Top-1 Cls with GAP": "VGG-CAM[6]", "Top-1 Cls with WGAP": "Ours"}
+
+
+def overview() -> str:
+    """GT-known of every step and Top-1 Cls of both poolings, printed and as results/reference holds it, as Markdown."""
+    columns = {}
+    for title, (profile, dataset) in COLUMNS.items():
+        path = folder(profile, dataset) / "metrics.csv"
+        if profile == "paper":
+            printed, rows = tables.published(dataset).set_index("method"), PRINTED | PRINTED_TOP1
+            columns[title] = {
+                name: printed.loc[rows[name], figure] if name in rows else "" for name, (_, figure) in SHOWN_OF.items()
+            }
+        elif path.is_file():
+            measured = tables.measured(pd.read_csv(path)).set_index("method")
+            columns[title] = {name: measured[figure].get(step, "") for name, (step, figure) in SHOWN_OF.items()}
+        else:
+            columns[title] = dict.fromkeys(SHOWN_OF, "not run")
+    return pd.DataFrame(columns).rename_axis("GT-known Loc, %").to_markdown(disable_numparse=True)
+
+
+def contributions(figure: str = "gt_known", profiles: Sequence[str] = ("light", "sample")) -> dict[str, pd.DataFrame]:
+    """`tables.contributions` of each data set that results/reference holds, under its title in the README.
+
+    One more for a data set of photographs where WGAP without its second division was measured, too.
+
+    Args:
+        figure: which of `tables.METRICS`.
+        profiles: whose data sets.
+    """
+    found = {}
+    for title, (profile, dataset) in COLUMNS.items():
+        differences = read(profile, dataset, "differences.csv")
+        if profile not in profiles or differences.empty:
+            continue
+        found[title] = tables.contributions("", differences, figure=figure)
+        if profile == "light" and "wgap_sum" in set(differences["pooling"]):
+            found[f"{title}, {tables.FORMS['wgap_sum']}"] = tables.contributions("", differences, "wgap_sum", figure)
+    return found
+
+
+def steps(figure: str = "gt_known") -> str:
+    """`contributions` as Markdown: points with their 95 % interval, bold where that does not hold 0."""
+    columns = {}
+    for title, found in contributions(figure).items():
+        rows = found.set_index("step")
+        columns[title] = {step: _points(rows.loc[step]) if step in rows.index else "" for step in tables.CONTRIBUTIONS}
+    return pd.DataFrame(columns).rename_axis(f"{tables.METRICS[figure]}, points").to_markdown(disable_numparse=True)
+
+
+def equal_rates() -> str:
+    """What WGAP changes where the network learns at the same rate as with GAP, as Markdown."""
+    rows = []
+    for name, rate in EQUAL_RATES.items():
+        found = read("light", name, "differences.csv")
+        found = found[found["step"] == "WGAP"] if len(found) else found
+        for what, key in COMPARED.items() if len(found) else ():
+            row = found[(found[["figure", "recombination", "threshold_rule"]] == list(key)).all(axis=1)].iloc[0]
+            ends = {"GAP": f"{row['from']:.1f}", "WGAP": f"{row['to']:.1f}"}
+            points = _points(row.rename({"difference": "points"}))
+            rows.append({"the network's rate": rate, "percent": what, **ends, "WGAP − GAP, points": points})
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) if rows else "not run"
+
+
+def _points(row: pd.Series) -> str:
+    """The difference with its interval, where it has one; bold where that does not hold 0."""
+    text = f"{row['points']:+.1f}" + (f" [{row['low']:+.1f}, {row['high']:+.1f}]" if row["low"] == row["low"] else "")
+    return (f"**{text}**" if row["low"] > 0 or row["high"] < 0 else text).replace("-", "−")
+
+
+def speed() -> str:
+    """The comparisons of notebook 08 that have a target, as Markdown; "not run" where there is no record."""
+    path = ROOT / "results" / "reference" / "benchmarks.csv"
+    if not path.is_file():
+        return "not run"
+    record = pd.read_csv(path)
+    rows = record[record["target"].notna()]
+    shown = {
+        "what": rows["topic"], "ours": rows["ours"], "beside": rows["peer"],
+        "ratio": rows["ratio"].map("{:.2f}".format),
+        "asked for": rows["target"].map("≥ {:.2f}".format),
+    }  # fmt: skip
+    return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True) + f"\n\n{record['machine'].iloc[0]}"
+
+
+def write_readme(path: Path = ROOT / "README.md") -> None:
+    """Put `overview`, `steps`, `equal_rates` and `speed` between the README's markers."""
+    text = path.read_text(encoding="utf-8")
+    for name, table in {"results": overview(), "steps": steps(), "rates": equal_rates(), "speed": speed()}.items():
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        _, _, after = rest.partition(f"<!-- /{name} -->")
+        text = f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{after}"
+    files.write_text(path, text)

@@ -1,0 +1,131 @@
+"""One batch through a network: every map that is kept, from a single pass (Zhang et al., Eqs. 2 and 3)."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from wsol_utils.maps import cam
+
+FEATURES = ("plain", "weighted", "unrectified")  # P, S⊙P, and P before its ReLU: what a map is made of
+FEW = 8  # images that a CPU takes at a time: their activations stay in its cache
+
+
+@torch.inference_mode()
+def forward(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str], dict[str, Tensor]]:
+    """One batch (B, 3, H, W) with its labels (B,) through the network, on its device; on a CPU a few images at a time.
+
+    Returns:
+        The R names of the maps; and by the names of `Predictions` predicted (B,), logits (B, K) float16, scaled_maps
+        (B, R, H', W') float16 and scales (B, R), and whether they are "finite" (B,).
+    """
+    if images.device.type == "cpu" and len(images) > FEW:
+        parts = [forward(model, *some) for some in zip(images.split(FEW), labels.split(FEW), strict=True)]
+        return parts[0][0], {name: torch.cat([found[name] for _, found in parts]) for name in parts[0][1]}
+    pool = getattr(model, "pool", lambda features: features.mean(dim=(2, 3)))  # what SqueezeNet's own head takes
+    with _watched(model) as (before, pooled):
+        logits, features = model(images)
+    logits, weights = logits.float(), cast(Tensor, model.class_weights).float()
+    predicted = logits.argmax(dim=1)
+    named = maps_of(
+        features.float(), weights[labels], pool, torch.cat(before, dim=1) if before else None,
+        predicted=weights[predicted], pooled=pooled[0] if pooled else None,
+    )  # fmt: skip
+    maps = torch.stack(list(named.values()), dim=1)  # (B, R, H', W')
+    scales = maps.abs().amax(dim=(2, 3))
+    scaled = (maps / scales.clamp(min=1e-30)[:, :, None, None]).half()
+    halves = logits.half()  # infinite beyond 65504, which only a network that diverged reaches
+    finite = scales.isfinite().all(dim=1) & halves.isfinite().all(dim=1)
+    found = {"predicted": predicted, "logits": halves, "scaled_maps": scaled, "scales": scales, "finite": finite}
+    return list(named), found
+
+
+def maps_of(
+    features: Tensor, class_weights: Tensor, pool: Callable[[Tensor], Tensor], unrectified: Tensor | None = None, *,
+    predicted: Tensor | None = None, pooled: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """All maps that the notebooks compare, and those of Fig. 2(a).
+
+    Args:
+        features: (B, C, H, W), P.
+        class_weights: (B, C), of each image's class.
+        pool: the network's own pooling; its temperature, if it has one, is that of the spatial softmax S.
+        unrectified: (B, C, H, W), the features before the last ReLU, where the network has one there.
+        predicted: (B, C), the weights of the class that the network takes each image for.
+        pooled: (B, C), what `pool` makes of the features, where that is known already.
+
+    Returns:
+        Maps (B, H, W) by name: those that `kind` names, and "strongest_positive" and "strongest_negative",
+        the feature maps of the channels with the largest and the smallest contribution to the class score, w_k
+        times the pooled F_k.
+    """
+    image = torch.arange(len(features), device=features.device)
+    contribution = class_weights * (pool(features) if pooled is None else pooled.float())  # (B, C)
+    area = features.shape[2] * features.shape[3]  # S⊙P times H·W keeps P's scale
+    weighted = _softmax_weighted(features, getattr(pool, "temperature", 1.0))
+    classes = [class_weights] if predicted is None else [class_weights, predicted]
+    parts = dict(zip(("plain", "predicted"), _parts(features, *classes), strict=False))
+    (parts["weighted"],) = _parts(weighted, class_weights * area)
+    if unrectified is not None:
+        (parts["unrectified"],) = _parts(unrectified.float(), class_weights)
+    maps: dict[str, Tensor] = {}
+    for name, (m_p, m_n) in parts.items():
+        for recombination, combine in cam.RECOMBINATIONS.items():
+            maps.setdefault(kind(recombination, name), combine(m_p, m_n))
+    maps["strongest_positive"] = features[image, contribution.argmax(dim=1)]
+    maps["strongest_negative"] = features[image, contribution.argmin(dim=1)]
+    return maps
+
+
+def kind(recombination: str, features: str = "plain") -> str:
+    """The name of a map of the true class: of P, of S⊙P ("weighted") or of P before its ReLU ("unrectified").
+
+    One of P for the class that the network predicts is named by "predicted". Of features that are not negative, both
+    sides of Eq. 3 give the same map: it is kept once, as "absolute".
+    """
+    if features != "unrectified" and recombination == "absolute_maps":
+        recombination = "absolute"
+    return recombination if features == "plain" else f"{features}_{recombination}"
+
+
+def _parts(stack: Tensor, *weights: Tensor) -> Tensor:
+    """`cam.parts` for G classes of each image in one product: (B, C, H, W), G of (B, C) -> (G, 2, B, H, W)."""
+    signs = torch.stack([part for of in weights for part in (of.clamp(min=0), of.clamp(max=0))], dim=1)  # (B, 2·G, C)
+    both = stack.permute(0, 2, 3, 1).flatten(1, 2) @ signs.transpose(1, 2)  # (B, H·W, C), a view, with (B, C, 2·G)
+    return both.permute(2, 0, 1).reshape(-1, 2, len(stack), *stack.shape[2:])
+
+
+def _softmax_weighted(features: Tensor, temperature: float) -> Tensor:
+    """S⊙P, the "weighted feature maps" of Sec. 4.1: (B, C, H, W) -> the same, channels last."""
+    flat = features.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H·W, C): as it lies in memory, channels last
+    weights = torch.softmax(flat if temperature == 1 else flat / temperature, dim=1)
+    return weights.mul_(flat).unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """What goes into the backbone's last ReLU, and what the pooling gives, in the next pass.
+
+    The first stays empty where the last layer is no ReLU. SqueezeNet's last layer has two, side by side: their
+    channels follow each other. The second stays empty where the network does not pool the features alone.
+    """
+    before, pooled = [], []
+    backbone = model.get_submodule("backbone")
+    last = (list(backbone.children()) or [backbone])[-1]
+    halves = [getattr(last, name, None) for name in ("expand1x1_activation", "expand3x3_activation")]
+    layers = [last] if isinstance(last, nn.ReLU) else [half for half in halves if half is not None]
+    in_place = [layer.inplace for layer in layers]
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0])) for layer in layers]
+    if hasattr(model, "pool"):
+        hooks.append(model.get_submodule("pool").register_forward_hook(lambda _, inputs, output: pooled.append(output)))
+    try:
+        for layer in layers:
+            layer.inplace = False  # so that what went in is still there, uncopied
+        yield before, pooled
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, was in zip(layers, in_place, strict=True):
+            layer.inplace = was

@@ -1,0 +1,266 @@
+"""Fine-tuning with class labels alone (Zhang et al., Sec. 5).
+
+A checkpoint is kept after every epoch, and every so many steps, and a run that was cut off goes on from it; order and
+augmentation are functions of seed, epoch and image, so it goes on as if nothing had happened. Under torchrun each
+process has its share of every batch (see the module `distributed`).
+"""
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm.auto import tqdm
+
+from wsol_utils.common.bars import QUIET
+from wsol_utils.data.loading import Loader, enough_memory
+from wsol_utils.network import checkpoints, distributed, models
+
+SCHEDULES = ("constant", "onecycle", "steps")
+LOOK = 20  # steps between two looks at the loss on a GPU, each of which makes it wait
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune, a value each.
+
+    Attributes:
+        epochs: passes over the train split.
+        batch_size: images a step, of all processes together; a last incomplete batch is dropped.
+        lr: the backbone's rate (1e-4 in the paper).
+        head_multiplier: the head learns at `lr` times this. Eq. 1's second division makes the pooled
+            vector W·H times smaller, so `wgap` needs a far larger one than `gap`.
+        weight_decay: of the backbone; divided by `head_multiplier` for the head, so that both shrink
+            by the same share a step.
+        optimizer: "sgd" (Nesterov momentum 0.9) or "adamw".
+        schedule: one of `SCHEDULES`: "constant", "onecycle", or "steps" (of rethinkingCAM: a tenth after
+            30, 60 and 90 % of the run).
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    head_multiplier: float
+    weight_decay: float
+    optimizer: str = "sgd"
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; choose one of sgd, adamw")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}")
+
+
+def fit(
+    model: nn.Module, loader: Loader, recipe: Recipe, checkpoint: Path, *,
+    seed: int = 0, compiled: bool = False, keep_every: int = 0, fingerprint: str = "", about: dict | None = None,
+) -> list[dict[str, float]]:  # fmt: skip
+    """Train `model` in place and write it to `checkpoint`; do nothing again where that is there already.
+
+    Args:
+        model: a network of `models.build`; it is moved to the loader's device, where a GPU computes in bfloat16 as
+            far as that is safe (autocast).
+        loader: of the train split.
+        recipe: rates, epochs, batch size.
+        checkpoint: the safetensors file to write.
+        seed: of the order of the images.
+        compiled: whether torch compiles the network first: a minute that a long run on a GPU wins back.
+        keep_every: steps between two checkpoints within an epoch; 0 for none.
+        fingerprint: whatever else must be equal for a finished or interrupted run to count as this one.
+        about: what the file is to say of the network, as of `models.save`.
+
+    Returns:
+        The history: per epoch its number, mean loss, accuracy in percent; and its seconds, if it was trained just
+        now: they are not in the file, so that equal runs write equal files.
+
+    Raises:
+        FloatingPointError: if the loss is not finite, naming the batch and its images.
+        MemoryError: if a batch is too large.
+        ValueError: if the train split is smaller than one batch, or a batch smaller than an image for each process.
+    """
+    images, processes = len(loader.dataset), distributed.size()
+    if images < recipe.batch_size:
+        raise ValueError(f"batch_size {recipe.batch_size} is larger than the train split of {images} images")
+    if recipe.batch_size < processes:
+        raise ValueError(f"batch_size {recipe.batch_size} is less than an image for each of {processes} processes")
+    identity = identity_of(recipe, seed, fingerprint)
+    model.to(loader.device).to(memory_format=torch.channels_last)  # a quarter faster on CPUs, more on GPUs
+    history = checkpoints.finished(checkpoint, identity, model)
+    if history is None:
+        run = _Run(model, loader, recipe, seed, checkpoint, identity, keep_every)
+        with enough_memory(recipe.batch_size, "batch_size or cache_gb"):
+            history = run.to_the_end(compiled)
+        if distributed.rank() == 0:
+            timeless = [{name: epoch[name] for name in ("epoch", "loss", "accuracy")} for epoch in history]
+            models.save(model, checkpoint, {"identity": identity, "history": json.dumps(timeless)}, about)
+            run.resume.unlink(missing_ok=True)
+    distributed.wait()  # nobody goes on before it is written
+    return history
+
+
+def identity_of(recipe: Recipe, seed: int, fingerprint: str) -> str:
+    """What tells one run from another; its files hold it."""
+    values = json.dumps({**asdict(recipe), "seed": seed, "fingerprint": fingerprint}, sort_keys=True)
+    return hashlib.sha256(values.encode()).hexdigest()
+
+
+class _Run:
+    """One fine-tuning on its way: what a checkpoint holds, and what a step needs.
+
+    Beside the history, `sums` over the images seen in the present epoch: loss, right answers, number; of this process
+    alone until `_keep` adds them up in the first one.
+    """
+
+    def __init__(
+        self, model: nn.Module, loader: Loader, recipe: Recipe, seed: int, checkpoint: Path, identity: str,
+        keep_every: int,
+    ) -> None:  # fmt: skip
+        self.model, self.loader, self.recipe, self.seed = model, loader, recipe, seed
+        self.identity, self.keep_every = identity, keep_every
+        self.resume = checkpoint.with_suffix(".resume.safetensors")
+        self.steps = len(loader.dataset) // recipe.batch_size  # in an epoch
+        self.on_gpu = torch.device(loader.device).type == "cuda"
+        self.optimizer = _optimizer(model, recipe, fused=self.on_gpu)
+        self.history: list[dict[str, float]] = []
+        self.step, self.seconds = 0, 0.0  # of the present epoch
+        self.sums = torch.zeros(3, dtype=_precise(loader.device), device=loader.device)
+        self.losses: dict[int, Tensor] = {}  # of the steps since the last look
+        self._go_on()
+        distributed.wait()  # nobody writes before everybody has read
+        done = len(self.history) * self.steps + self.step
+        self.bar = tqdm(
+            total=recipe.epochs * self.steps, initial=done, desc=checkpoint.stem, unit="batch",
+            disable=QUIET or distributed.rank() > 0,
+        )  # fmt: skip
+
+    def to_the_end(self, compiled: bool) -> list[dict[str, float]]:
+        """The epochs that are left; the whole history."""
+        network = self.model if distributed.size() == 1 else DistributedDataParallel(self.model)
+        if compiled:
+            network.compile()
+        network.train()
+        with self.bar:
+            while len(self.history) < self.recipe.epochs:
+                self._epoch(network)
+        return self.history
+
+    def _epoch(self, network: nn.Module) -> None:
+        """One pass over the train split, or what is left of it."""
+        epoch, start, size = len(self.history), time.perf_counter() - self.seconds, self.recipe.batch_size
+        self.loader.dataset.set_epoch(epoch)
+        order = order_of(len(self.loader.dataset), self.seed, epoch)
+        whole = [order[i * size : (i + 1) * size] for i in range(self.step, self.steps)]
+        shares = [batch[distributed.rank() :: distributed.size()] for batch in whole]
+        for images, labels, _ in self.loader.batches(shares):
+            self.losses[self.step] = self._step(network, images, labels)
+            self.step += 1
+            self.bar.update()
+            last = self.step == self.steps
+            keep = last or (self.keep_every and self.step % self.keep_every == 0)
+            if keep or not self.on_gpu or self.step % LOOK == 0:
+                self._look(order)
+            if keep:
+                self.seconds = time.perf_counter() - start
+                self._keep(last)
+
+    def _step(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """(b, 3, H, W) images and (b,) labels, this process's share of a batch; the loss."""
+        factor = rate_factor(self.recipe.schedule, (len(self.history) + self.step / self.steps) / self.recipe.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["full_lr"] * factor
+        dtype = next(self.model.parameters()).dtype
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.on_gpu):
+            logits = network(images.to(dtype)).logits  # (b, K)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = nn.functional.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        # the processes' gradients are averaged: each counts by its share of the batch
+        (loss * (len(labels) * distributed.size() / self.recipe.batch_size)).backward()
+        self.optimizer.step()
+        right = (logits.argmax(dim=1) == labels).sum()
+        total = loss.detach().to(self.sums.dtype) * len(labels)
+        self.sums += torch.stack([total, right, torch.full_like(right, len(labels))])
+        return loss.detach()
+
+    def _look(self, order: list[int]) -> None:
+        """Is the loss still a number? `order` is the epoch's, for the names of the images."""
+        loss, right, seen = self.sums.tolist()
+        if not math.isfinite(loss):
+            step = next(step for step, loss in self.losses.items() if not loss.isfinite())
+            batch = order[step * self.recipe.batch_size : (step + 1) * self.recipe.batch_size]
+            raise FloatingPointError(
+                f"the loss is {self.losses[step].item()} in epoch {len(self.history) + 1}, batch {step + 1} "
+                f"(images {', '.join(self.loader.dataset.image_ids[batch])}): lower lr or head_multiplier"
+            )
+        self.losses.clear()
+        if seen:
+            self.bar.set_postfix(loss=f"{loss / seen:.3f}", accuracy=f"{100 * right / seen:.1f} %", refresh=False)
+
+    def _keep(self, last: bool) -> None:
+        """Write where the run stands; the sums of all processes become those of the first."""
+        distributed.add(self.sums)
+        loss, right, seen = self.sums.tolist()
+        if last:
+            figures = {"loss": loss / seen, "accuracy": 100 * right / seen, "seconds": self.seconds}
+            self.history.append({"epoch": len(self.history) + 1, **figures})
+            self.step, self.seconds = 0, 0.0
+        if last or distributed.rank() > 0:
+            self.sums.zero_()
+        if distributed.rank() == 0:
+            state = {"history": self.history, "step": self.step, "seconds": self.seconds, "sums": self.sums.tolist()}
+            checkpoints.keep(self.resume, self.identity, self.model, self.optimizer, state)
+
+    def _go_on(self) -> None:
+        """Put back what `_keep` wrote; nothing where there is none of this very run."""
+        state = checkpoints.go_on(self.resume, self.identity, self.model, self.optimizer)
+        if state is not None:
+            self.history, self.step, self.seconds = state["history"], state["step"], state["seconds"]
+            if distributed.rank() == 0:
+                self.sums += torch.tensor(state["sums"], dtype=self.sums.dtype, device=self.sums.device)
+
+
+def _precise(device: str) -> torch.dtype:
+    """What sums are kept in on a device: MPS knows no float64."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
+def order_of(images: int, seed: int, epoch: int) -> list[int]:
+    """The order of an epoch: all images, a function of seed and epoch alone."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    torch.empty((), dtype=torch.int64).random_(generator=generator)  # as DataLoader(shuffle=True, generator) does first
+    return torch.randperm(images, generator=generator).tolist()
+
+
+def rate_factor(schedule: str, progress: float) -> float:
+    """The share of its rate that a parameter group learns at, `progress` from 0 to 1 through the run.
+
+    "onecycle" rises linearly from 1/25 over the first 30 % and falls along a cosine to 0.
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "steps":
+        return 0.1 ** sum(progress >= step for step in (0.3, 0.6, 0.9))
+    if progress < 0.3:
+        return 0.04 + 0.96 * progress / 0.3
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - 0.3) / 0.7)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
+    """Two groups, backbone and new layers, each with its full rate under `full_lr`."""
+    head = cast(models.Localizer, model).new_parameters()
+    body = [p for p in model.parameters() if not any(p is q for q in head)]
+    k = recipe.head_multiplier
+    groups = [
+        {"params": body, "full_lr": recipe.lr, "weight_decay": recipe.weight_decay},
+        {"params": head, "full_lr": recipe.lr * k, "weight_decay": recipe.weight_decay / k},
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True, fused=fused)

@@ -1,0 +1,1 @@
+"""What stands around the notebooks: manifest, verification, report, results/reference and their commands."""

@@ -1,0 +1,164 @@
+"""manifest.json: what a run was, so that it can be repeated and its files recognised. Written last."""
+
+import functools
+import importlib.metadata
+import json
+import platform
+import shlex
+import subprocess
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from wsol_utils.common.files import ROOT, sha256, write_text
+from wsol_utils.experiment import experiments, runs
+from wsol_utils.figures import reference
+
+PACKAGES = (
+    "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pandas", "scikit-image", "pillow",
+    "matplotlib", "papermill",
+)  # fmt: skip
+LISTS = {  # of each layout: the files that say which images there are, of which class, and where their boxes lie
+    "cub": ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt"),
+    "ilsvrc": ("LOC_*.csv", "LOC_*.txt"),
+    "tiny_imagenet": ("wnids.txt", "words.txt", "val/val_annotations.txt"),
+}  # of a layout that is not named here: what lies beside its folders
+
+
+def write(config: experiments.Config, given: dict[str, str]) -> None:
+    """RESULTS/<profile>/<dataset>/manifest.json.
+
+    Args:
+        config: the run's configuration.
+        given: the parameters that were not left to the profile.
+    """
+    files = listed(config.folder, config.seeds)
+    notebooks = [path for path in files if path.suffix == ".ipynb"]
+    weights = experiments.absolute(config.weights)
+    content = {
+        "command": command(config.dataset, given),
+        "given": given,
+        "parameters": asdict(config),
+        "seeds": config.seeds,
+        "device": _device(config),
+        "platform": _platform(config),
+        "versions": versions(),
+        "packages": packages(),
+        "git_revision": _revision(),
+        "code": code([path.name for path in notebooks]),
+        "data": _data(config),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "duration_seconds": {path.stem: _duration(path) for path in notebooks},
+        "weights_sha256": sha256(weights) if config.weights and weights.is_file() else "",
+        "sha256": {path.relative_to(config.folder).as_posix(): sha256(path) for path in files},
+    }
+    write_text(config.folder / "manifest.json", json.dumps(content, indent=1) + "\n")
+
+
+def summary(config: experiments.Config) -> str:
+    """Where the results are, and how they compare with results/reference."""
+    metrics = pd.read_csv(config.folder / "metrics.csv")
+    compared = reference.describe(metrics, config, experiments.is_usual(config))
+    return f"{config.dataset}: {config.show(config.folder / 'table.md')}; {compared}"
+
+
+def command(dataset: str, given: dict[str, str]) -> str:
+    """What to type to repeat a run: paths as they were given, every value quoted for the shell and for make."""
+    values = {"dataset": dataset} | given
+    words = [f"{name.upper()}={shlex.quote(str(value).replace('$', '$$'))}" for name, value in values.items()]
+    return " ".join(["make reproduce", *words])
+
+
+def listed(folder: Path, seeds: tuple[int, ...]) -> list[Path]:
+    """The files of a run, sorted: its tables and pictures, notebooks and work files of the seeds; none hidden.
+
+    The report's pages are made of them afterwards, and left out.
+    """
+    folders = [folder, folder / "notebooks", *(folder / f"seed{seed}" for seed in seeds)]
+    files = sorted(path for some in folders for path in some.glob("*") if path.is_file())
+    files = [path for path in files if not path.match("notebooks/*.html")]
+    return [path for path in files if path.name != "manifest.json" and not path.name.startswith(".")]
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that figures depend on most."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@functools.cache
+def packages() -> dict[str, str]:
+    """Every installed distribution; of two copies of one the version that is imported, the first on the path."""
+    found: dict[str, str] = {}
+    for about in (distribution.metadata for distribution in importlib.metadata.distributions()):
+        found.setdefault((about["Name"] or "").lower(), about["Version"])
+    return {name: found[name] for name in sorted(found) if name}
+
+
+def code(notebooks: list[str]) -> dict[str, str]:
+    """Checksums of the modules, the runner and the notebooks of those names, as they stand in the repository."""
+    paths = [ROOT / "dodo.py", *(ROOT / "notebooks" / name for name in notebooks), *(ROOT / "wsol_utils").rglob("*.py")]
+    return {path.relative_to(ROOT).as_posix(): sha256(path) for path in sorted(paths) if path.is_file()}
+
+
+def _data(config: experiments.Config) -> dict[str, dict]:
+    """The data set's lists with their checksums, and for each split how many photographs, and how many bytes."""
+    patterns = LISTS.get(config.layout, ("*.csv", "*.json", "*.txt"))
+    paths = sorted(path for pattern in patterns for path in config.root.glob(pattern) if path.is_file())
+    lists = {
+        path.relative_to(config.root).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in paths
+    }
+    splits = {}
+    if (config.folder / "annotations.csv").is_file():
+        table = pd.read_csv(
+            config.folder / "annotations.csv", usecols=["path", "split"], dtype=str, keep_default_na=False
+        )
+        for split, rows in table.groupby("split"):
+            sizes = [path.stat().st_size for path in map(config.root.joinpath, rows["path"]) if path.is_file()]
+            splits[split] = {"images": len(sizes), "bytes": sum(sizes)}
+    return {"lists": lists, "photographs": splits}
+
+
+def _platform(config: experiments.Config) -> dict[str, object]:
+    """What the run computed on, as far as figures can depend on it."""
+    found = {
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "threads": config.threads or torch.get_num_threads(),
+        "deterministic_algorithms": config.deterministic,
+    }
+    if runs.device(config) != "cpu" and torch.cuda.is_available():
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return found
+
+
+def _processor() -> str:
+    """Its name where the system tells it, else an empty text."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _device(config: experiments.Config) -> str:
+    if runs.device(config) == "cpu":
+        return f"CPU {platform.machine()}, {config.threads or torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(runs.device(config)) if torch.cuda.is_available() else runs.device(config)
+
+
+def _revision() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+
+
+def _duration(notebook: Path) -> float:
+    return json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]

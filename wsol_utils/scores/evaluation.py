@@ -1,0 +1,278 @@
+"""From maps to boxes to a row of metrics: the same few steps for every combination that is compared."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from wsol_utils import boxes
+from wsol_utils.boxes import thresholds
+from wsol_utils.common.bars import watched
+from wsol_utils.maps import cam
+from wsol_utils.maps.predictions import Predictions
+from wsol_utils.scores import metrics
+from wsol_utils.scores.protocols import Protocol, frame_side
+
+CHUNK = 128  # maps that are upsampled at a time: 26 MB at 224×224
+LOOK_AT_BOXES = ("best_fixed", "oracle", "tuned")  # the last at those of another split
+
+
+def prepared(maps: np.ndarray, size: Sequence[int] | np.ndarray, protocol: Protocol) -> Iterator[np.ndarray]:
+    """Maps as the protocol thresholds them, a chunk at a time.
+
+    Args:
+        maps: (N, H, W).
+        size: height and width of the network's input.
+        protocol: resolution, interpolation, normalisation and levels.
+
+    Yields:
+        (at most CHUNK, H', W'), whole numbers where the protocol has levels.
+    """
+    for rows in chunks(len(maps)):
+        chunk = maps[rows]
+        if protocol.resolution == "input":
+            chunk = cam.upsample(chunk, (int(size[0]), int(size[1])), protocol.interpolation)
+        unit = chunk.clip(0, 1) if protocol.normalization == "none" else cam.normalize(chunk, protocol.normalization)
+        yield _graded(unit, protocol)
+
+
+def chunks(count: int) -> Iterator[slice]:
+    """Slices of at most CHUNK of that many images."""
+    return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
+
+
+def prepared_kind(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[np.ndarray]:
+    """`prepared` of the maps of one kind, which are read from their file a chunk at a time."""
+    several = list(chunks(len(predictions.image_id)))
+    for rows in watched(several, len(several), kind, f"{CHUNK} maps"):
+        yield from prepared(predictions.maps(kind, rows), predictions.size, protocol)
+
+
+def truth(predictions: Predictions, protocol: Protocol) -> list[np.ndarray]:
+    """The true boxes, N arrays (n, 4), in the convention of the protocol."""
+    true = predictions.true_boxes()
+    side = predictions.size[::-1]  # width, height
+    if protocol.last_pixel:
+        frame = np.array([frame_side(int(s), protocol) for s in side])
+        pixel = frame / predictions.image_size  # (N, 2), of the original image, in the frame
+        cut = np.tile(np.where(frame > side, side, np.inf), 2)  # boxes that the crop cut off end beyond that pixel
+        true = [np.where(box < cut, box - [0, 0, *one], box) for box, one in zip(true, pixel, strict=True)]
+    if protocol.inclusive:  # float32: a corner 223.99999 is one at 224
+        true = [np.floor(box.round(3)) for box in true]
+    return [box.clip(0, np.tile(side - 1, 2)) for box in true] if protocol.last_pixel else true
+
+
+def iou_on_grid(predictions: Predictions, kind: str, protocol: Protocol) -> np.ndarray:
+    """IoU of the largest component's box with the nearest true box, at every threshold of the protocol's grid.
+
+    Args:
+        kind: which of the maps.
+
+    Returns:
+        (N, K).
+    """
+    true, overlap = truth(predictions, protocol), list[np.ndarray]()
+    for chunk in prepared_kind(predictions, kind, protocol):
+        found = boxes.largest_boxes(chunk, protocol.grid, protocol.component)  # (n, K, 4)
+        some = true[len(overlap) : len(overlap) + len(found)]
+        overlap += list(metrics.best_iou_on_grid(_as_scored(found, predictions, protocol), some, protocol.inclusive))
+    return np.array(overlap)
+
+
+def iou_of_contours(predictions: Predictions, kind: str, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+    """As `iou_on_grid` under a protocol that takes contours, together with what MaxBoxAccV2 counts.
+
+    Returns:
+        (N, K) of the largest contour's box, and (N, K) of the best box among all contours of the mask.
+    """
+    true = truth(predictions, protocol)
+    largest, best = np.zeros((2, len(true), len(protocol.grid)))
+    for i, image in enumerate(image for chunk in prepared_kind(predictions, kind, protocol) for image in chunk):
+        found = boxes.contour_boxes(image, protocol.grid)  # K arrays (M, 4), shared where masks are the same
+        distinct = {id(array): array for array in found}
+        first = np.cumsum([0, *map(len, distinct.values())])[:-1]
+        several = _as_scored(np.concatenate(list(distinct.values())), predictions, protocol)
+        overlap = metrics.iou(several, true[i], protocol.inclusive).max(axis=1, initial=0)
+        place = {key: j for j, key in enumerate(distinct)}
+        mask = [place[id(array)] for array in found]  # (K,)
+        largest[i], best[i] = overlap[first][mask], np.maximum.reduceat(overlap, first)[mask]
+    return largest, best
+
+
+def localize(
+    predictions: Predictions, kind: str, protocol: Protocol, rules: Sequence[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The threshold that each rule chooses for each map, and the box that it gives.
+
+    Returns:
+        For each rule: (N,) thresholds, (N, 4) boxes in the network's input frame, in the protocol's convention.
+    """
+    chosen: dict[str, list] = {rule: [] for rule in rules}
+    found: dict[str, list] = {rule: [] for rule in rules}
+    for chunk in prepared_kind(predictions, kind, replace(protocol, levels=0)):
+        graded = _graded(chunk, protocol)
+        selected = thresholds.select_all(chunk, rules, protocol.candidates, protocol.boundary)
+        if protocol.levels and "percentile" in rules:  # rethinkingCAM's own rule: int(0.35 · percentile) of levels
+            cut = np.floor([thresholds.IMAGE_RULES["percentile"](image) for image in graded])
+            selected["percentile"] = cut / protocol.levels  # the maximum, unless there is nothing
+        for rule, eta in selected.items():
+            chosen[rule].append(eta)
+            found[rule].append(boxes.largest_box(graded, eta, protocol.component))
+    return {
+        rule: (np.concatenate(chosen[rule]), _as_scored(np.concatenate(found[rule]), predictions, protocol))
+        for rule in rules
+    }
+
+
+def overlaps(
+    predictions: Predictions, kind: str, protocol: Protocol, rules: Sequence[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The threshold that each rule chooses for each map, and the IoU of its box with the nearest true box.
+
+    Returns:
+        For each rule: (N,) thresholds, (N,) IoU.
+    """
+    true = truth(predictions, protocol)
+    localized = localize(predictions, kind, protocol, rules)
+    return {rule: (eta, metrics.best_iou(found, true, protocol.inclusive)) for rule, (eta, found) in localized.items()}
+
+
+def at(predictions: Predictions, kind: str, protocol: Protocol, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The box of each map at its own threshold.
+
+    Args:
+        eta: (N,), as `localize` gives them, or thresholds of one's own.
+
+    Returns:
+        (N, 4) half-open pixels of the network's input frame, no far corner clipped to the last pixel, of no area where
+        there is no box; and (N,) what the protocol takes for its IoU with the nearest true box.
+    """
+    found = list[np.ndarray]()
+    for chunk in prepared_kind(predictions, kind, protocol):
+        some = eta[sum(map(len, found)) :][: len(chunk)]
+        found.append(boxes.largest_box(chunk, some, protocol.component))
+    whole, scored = (
+        _as_scored(np.concatenate(found), predictions, row) for row in (replace(protocol, clip=False), protocol)
+    )
+    return whole, metrics.best_iou(scored, truth(predictions, protocol), protocol.inclusive)
+
+
+def row(predictions: Predictions, overlap: np.ndarray, protocol: Protocol) -> dict[str, float]:
+    """The metrics of one combination.
+
+    Args:
+        predictions: for the classes and the number of images.
+        overlap: (N,) IoU of each image's box.
+        protocol: for the IoU that counts as a hit.
+
+    Returns:
+        n_images, top1_cls, top1_loc, gt_known, gt_known_low, gt_known_high (percent, 95 % interval).
+    """
+    figures = metrics.localization(overlap, predictions.predicted, predictions.label, protocol.iou)
+    low, high = metrics.interval(figures["gt_known"], len(overlap))
+    return {"n_images": len(overlap), **figures, "gt_known_low": low, "gt_known_high": high}
+
+
+def on_grid(overlap: np.ndarray, protocol: Protocol) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Three ways to a threshold on the grid: the fixed one, and two that look at the true boxes.
+
+    Args:
+        overlap: (N, K), from `iou_on_grid`.
+
+    Returns:
+        As `overlaps`, for `fixed`, `best_fixed` (the one threshold that suits this split best) and `oracle`
+        (the best threshold of every image).
+    """
+    grid, images = np.array(protocol.grid), np.arange(len(overlap))
+    columns = {
+        "fixed": np.full(len(overlap), np.abs(grid - thresholds.FIXED).argmin()),
+        "best_fixed": np.full(len(overlap), metrics.max_box_acc(overlap, protocol.iou)[1]),
+        "oracle": overlap.argmax(axis=1),
+    }
+    return {rule: (grid[k], overlap[images, k]) for rule, k in columns.items()}
+
+
+def rows(predictions: Predictions, found: dict[str, tuple[np.ndarray, np.ndarray]], protocol: Protocol) -> list[dict]:
+    """A row of metrics for each rule of `overlaps` or `on_grid`, compared with `fixed` on the same images.
+
+    Returns:
+        threshold_rule, threshold and threshold_sd (mean and deviation of those chosen), uses_ground_truth, what
+        `row` gives, `p_value`: McNemar's against `fixed`, empty without it, and of each image, (N,), `iou` and
+        `class_is_right`.
+    """
+    listed, right = [], np.asarray(predictions.predicted == predictions.label)
+    for rule, (eta, overlap) in found.items():
+        figures = {"threshold_rule": rule, "threshold": float(eta.mean()), "threshold_sd": float(eta.std())}
+        figures["uses_ground_truth"] = rule in LOOK_AT_BOXES
+        if "fixed" in found:
+            hits, usual = overlap >= protocol.iou, found["fixed"][1] >= protocol.iou
+            figures["p_value"] = metrics.mcnemar(hits, usual)
+        listed.append(figures | row(predictions, overlap, protocol))
+        listed[-1] |= {"iou": overlap, "class_is_right": right}
+    return listed
+
+
+def coverage(predictions: Predictions, maps: Callable[[slice], np.ndarray], protocol: Protocol) -> np.ndarray:
+    """How much of the true boxes maps cover above `thresholds.FIXED` of their maximum (Fig. 2, as a figure).
+
+    Args:
+        predictions: for the true boxes.
+        maps: gives those of some rows, (n, H, W), not negative.
+
+    Returns:
+        (N, 3): the share of the boxes' area that is covered, the share of the covered area inside them, and the
+        share of the image that they take: what a map covering all of it, or none in particular, would score.
+    """
+    true, listed = predictions.true_boxes(), list[list[float]]()
+    protocol = replace(protocol, resolution="input", levels=0)
+    for rows in chunks(len(true)):
+        for image in (image for chunk in prepared(maps(rows), predictions.size, protocol) for image in chunk):
+            inside = inside_boxes(true[len(listed)], image.shape)
+            covered = image > thresholds.FIXED * image.max()
+            both = np.count_nonzero(covered & inside)
+            listed.append([both / max(inside.sum(), 1), both / max(covered.sum(), 1), inside.mean()])
+    return np.array(listed)
+
+
+def inside_boxes(found: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(n, 4) half-open boxes -> (H, W) bool of that shape, the pixels inside any of them; corners are rounded."""
+    inside = np.zeros(shape, dtype=bool)
+    for x0, y0, x1, y1 in np.rint(found).astype(int):
+        inside[y0:y1, x0:x1] = True
+    return inside
+
+
+def pixel_average_precision(
+    predictions: Predictions, kind: str, protocol: Protocol, masks: Iterable[np.ndarray]
+) -> float:
+    """PxAP in percent (Choe et al.).
+
+    Args:
+        masks: N of (H, W) in the network's input frame: 1 object, 0 background, 255 ignored.
+    """
+    return metrics.pixel_average_precision(scores(predictions, kind, protocol), masks)
+
+
+def scores(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[np.ndarray]:
+    """Maps (H, W) in [0, 1] in the network's input frame, one at a time; below 0 is below every threshold."""
+    for chunk in prepared_kind(predictions, kind, replace(protocol, resolution="input", levels=0)):
+        yield from chunk.clip(min=0)
+
+
+def _graded(chunk: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """(n, H, W) normalised maps, in whole levels where the protocol has them: uint8 cuts off."""
+    # a whole number exceeds int(η · max) exactly where it exceeds η · max
+    return np.floor(protocol.levels * chunk.astype(np.float64)) if protocol.levels else chunk
+
+
+def _as_scored(found: np.ndarray, predictions: Predictions, protocol: Protocol) -> np.ndarray:
+    """Half-open boxes (..., 4) in pixels of the map -> what the protocol compares with the true boxes."""
+    height, width = (int(side) for side in predictions.size)
+    if protocol.resolution == "map":
+        rows, columns = predictions.scaled_maps.shape[2:]
+        found = found * (np.array([width, height, width, height]) / [columns, rows, columns, rows])
+    if protocol.empty == "image":
+        found = np.where(found[..., 2:3] > found[..., 0:1], found, [0, 0, width, height])
+    if protocol.clip:
+        found = np.minimum(found, [width - 1, height - 1, width - 1, height - 1])
+    return found

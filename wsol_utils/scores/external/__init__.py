@@ -1,0 +1,1 @@
+"""Maps that other programs made, evaluated as ours are."""
