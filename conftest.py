@@ -13,7 +13,7 @@ collect_ignore_glob = ["notebooks/08_*.ipynb"]  # it measures speed for minutes;
 LOOPBACK = re.compile(r"127\.|::1$|localhost$|0\.0\.0\.0$|::$")
 RESULTS = tempfile.mkdtemp(prefix="wsol-results-")
 
-# read by wsol_utils.experiments.results_root, in the kernels of nbval too
+# read by wsol_utils.experiment.experiments.results_root, in the kernels of nbval too
 os.environ["WSOL_RESULTS"] = RESULTS
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["WSOL_ASSERT_BANDS"] = "1"  # notebooks 03 to 05 fail where a headline figure leaves its band

@@ -440,7 +440,7 @@ PEAK = """
     import numpy as np, pandas as pd, torch
     from torch import nn
     from wsol_utils import datasets, models, pooling
-    from wsol_utils.predictions import predict
+    from wsol_utils.maps.predictions import predict
 
     class Generated(datasets.ImageDataset):
         def frame(self, index):
