@@ -38,9 +38,10 @@ def keep_run(run: Path, name: str = "", other: Path | None = None) -> None:
     pictures = ("fig2.png", "fig3.png", "fig4.png") if profile == "sample" else ()
     for file in (*TABLES, *pictures):
         shutil.copy(run / file, kept / file)
-    for file in ("metrics.csv", "seeds.csv", "differences.csv") if other else ():
-        runs.write_csv(_with_further_poolings(runs.read_csv(run / file), runs.read_csv(other / file)), kept / file)
     if other:
+        for file in ("metrics.csv", "seeds.csv", "differences.csv"):
+            both = _with_further_poolings(runs.read_csv(run / file), runs.read_csv(other / file))
+            runs.write_csv(both, kept / file)
         differences = pd.read_csv(kept / "differences.csv")
         runs.write_csv(tables.all_contributions(differences), kept / "contributions.csv")
     for file in SEED_TABLES:

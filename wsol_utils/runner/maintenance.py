@@ -84,7 +84,8 @@ def measure_reference() -> None:
         _start_with(folder, "things/seed*/backbone.safetensors", "things/seed*/pretraining.safetensors")
     own = {"DATASET": "birds", "POOLINGS": "wgap", "SEEDS": FEW_SEEDS}
     run_notebooks(*(own | {"TEMPERATURE": value, "RESULTS": folder} for value, folder in folders.items()))
-    keeping.keep_temperatures(*(folder / "sample" / "birds" for folder in (wide / "poolings", *folders.values())))
+    usual_birds = wide / "poolings" / "sample" / "birds"
+    keeping.keep_temperatures(usual_birds, [folder / "sample" / "birds" for folder in folders.values()])
 
 
 def _start_with(folder: Path, *patterns: str) -> None:
