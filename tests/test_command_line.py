@@ -139,18 +139,20 @@ def test_the_sample_is_kept_with_pictures_and_the_search(finished, tmp_path):
     assert {"fig2.png", "fig3.png", "fig4.png", "head_rates.csv"} <= {path.name for path in kept.iterdir()}
 
 
-def test_further_poolings_are_kept_below_those_of_the_run(finished, tmp_path, monkeypatch):
+def test_further_poolings_are_kept_below_those_of_the_run(finished, tmp_path):
     run, other = finished("light", "cub"), finished("light", "other")
-    monkeypatch.setattr(keeping.tables, "all_contributions", lambda differences: differences)
     for folder, poolings in ((run, ["gap → wgap"]), (other, ["gap → wgap", "gap → tap"])):
         for name in ("seeds.csv", "differences.csv"):
             runs.write_csv(pd.DataFrame({"pooling": poolings, "of": folder.name}), folder / name)
+        forms = ["wgap", "wgap_sum"][: len(poolings)]
+        runs.write_csv(pd.DataFrame({"form": forms, "of": folder.name}), folder / "contributions.csv")
     taps = pd.DataFrame([measured(3, 1.0) | {"pooling": "tap"}, measured(3, 2.0)])
     runs.write_csv(taps, other / "metrics.csv")
     keeping.keep_run(run, other=other)
     kept = tmp_path / "kept" / "light" / "cub"
     assert pd.read_csv(kept / "metrics.csv")["gt_known"].tolist() == [60, 70, 1]
     assert pd.read_csv(kept / "differences.csv").to_numpy().tolist() == [["gap → wgap", "cub"], ["gap → tap", "other"]]
+    assert pd.read_csv(kept / "contributions.csv").to_numpy().tolist() == [["wgap", "cub"], ["wgap_sum", "other"]]
     assert pd.read_csv(kept / "channels.csv")["seed"].tolist() == [3, 5]
 
 

@@ -325,10 +325,13 @@ def test_from_notebook_refuses_an_injected_name_that_nothing_knows():
     assert from_notebook(variables) == configure()
 
 
-def test_the_environment_goes_before_the_profiles_threads_and_a_parameter_before_both(monkeypatch):
+def test_the_environment_overrides_the_profiles_threads_and_a_parameter_both(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert configure().threads == 0  # torch's own choice, which the variable is
+    assert configure().threads == 1 and configure("cub", "light").threads == 0
     assert configure(threads=3).threads == 3
+    for value in ("", "0", "4,2", "many"):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert configure().threads == 2
 
 
 def test_from_notebook_sets_the_threads(monkeypatch):

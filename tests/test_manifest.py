@@ -126,9 +126,12 @@ def test_every_package_is_listed(run):
     assert len(packages) > len(manifest.PACKAGES)
 
 
-def test_platform(run):
+def test_platform(run, monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")  # torch has read it long ago
     found = written(experiments.replace(run, threads=3))["platform"]
-    assert list(found) == ["system", "machine", "processor", "threads", "deterministic_algorithms"]
+    assert list(found) == ["system", "machine", "processor", "threads", "deterministic_algorithms",
+                           "ATEN_CPU_CAPABILITY"]  # fmt: skip
     assert found["system"].startswith(platform.system()) and found["machine"] == platform.machine()
     assert found["threads"] == 3 and type(found["processor"]) is str
     assert written(run)["platform"]["threads"] in (run.threads, torch.get_num_threads())

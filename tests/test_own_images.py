@@ -510,7 +510,9 @@ def test_no_pictures(tmp_path):
             pictures(tmp_path, recursive)
     (tmp_path / "deep" / "below").mkdir(parents=True)
     (tmp_path / "deep" / "below" / "a.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"has pictures in folders alone: --recursive \(recursive=True\) takes them"):
+    with pytest.raises(
+        ValueError, match=r"has files only in its sub-folders: --recursive \(recursive=True\) takes them"
+    ):
         pictures(tmp_path)
     with pytest.raises(ValueError, match=r"none\.png does not exist"):
         pictures(tmp_path / "none.png")

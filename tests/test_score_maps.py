@@ -606,7 +606,9 @@ def test_metadata_with_masks_and_no_boxes(tmp_path):
     metadata = score_maps.read_metadata(tmp_path / "metadata")
     with pytest.raises(ValueError, match="name masks instead of boxes: give the masks"):
         score_maps.evaluate(folder, metadata, size=2)
-    with pytest.raises(ValueError, match="name masks instead of boxes: leave out the boxes"):
+    with pytest.raises(
+        ValueError, match="name masks instead of boxes: ask for no boxes to be written and no thresholds"
+    ):
         score_maps.evaluate(folder, metadata, size=2, masks=[], boxes=tmp_path / "boxes.csv")
     with pytest.raises(ValueError, match="tuned on boxes"):
         score_maps.best_threshold(folder, metadata, size=2)

@@ -167,7 +167,7 @@ def _over_pixels_on_cpu(values: Tensor, peak: Tensor, cuts: Tensor, diagonals: b
 def _over_vertices(values: Tensor, peak: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
     """(B, K) cuts -> (B, K) twice, the sum of the shares at the contours' vertices and their number."""
     total, count = np.zeros(cuts.shape), np.zeros(cuts.shape, dtype=np.int64)
-    shares = (values.double() / peak[:, :, None]).cpu().numpy()
+    shares = (values.cpu().double() / peak[:, :, None].cpu()).numpy()
     for b, (image, share, levels) in enumerate(zip(values.cpu(), shares, cuts.cpu(), strict=True)):
         for k, mask in enumerate((image > levels[:, None, None]).byte().numpy()):
             contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
@@ -193,7 +193,7 @@ def _runs(start: Tensor, stop: Tensor, amount: Tensor, length: int) -> Tensor:
 
 
 def _by_boundary(means: Tensor, rule: str, candidates: Sequence[float]) -> np.ndarray:
-    grid, v = np.array([float(eta) for eta in candidates]), means.double().cpu().numpy()
+    grid, v = np.array([float(eta) for eta in candidates]), means.cpu().double().numpy()
     d = boundary_differences(v)  # (B, K)
     mu = np.nansum(d, axis=1, keepdims=True) / np.maximum(np.isfinite(d).sum(axis=1, keepdims=True), 1)
     above = (d > mu).any(axis=1)  # else all D are equal (a map of one level), and 0 keeps what is positive

@@ -112,8 +112,10 @@ def read_ilsvrc(root: str | os.PathLike) -> pd.DataFrame:
                     raise failure(root, listed, f"synset {listed_wnid!r}, but the image is in {folder}")
                 rows.append((name[:-5], f"{folder}/{file}", "train", *classes[wnid], boxes, listed))
         if others:
-            problem = f"{len(others)} files left out, no JPEG by their names ({others[0]!r} is the first)"
-            warnings.warn(f"{root / data / 'train'}: {problem}; give those that are one its ending", stacklevel=2)
+            problem = (
+                f"left out {len(others)} files whose names do not end in .JPEG, .jpeg or .jpg, first {others[0]!r}"
+            )
+            warnings.warn(f"{root / data / 'train'}: {problem}; rename those that are JPEGs", stacklevel=2)
         for key, (listed, wnid, _) in solution.items():
             raise failure(root, listed, f"missing image {data}/train/{wnid}/{key}.JPEG ({len(solution)} such lines)")
     for key, (listed, wnid, boxes) in validation.items():

@@ -67,7 +67,7 @@ class Config:
         device: "cpu", "cuda" (or "cuda:1", …), "mps" (Apple's), "gpu" for CUDA or else MPS, or "" for CUDA or else
             the CPU.
         threads: of torch on the CPU, 0 for torch's own choice. The sample's profile fixes them, as figures depend on
-            them; OMP_NUM_THREADS in the environment goes before the profile's number.
+            them; OMP_NUM_THREADS in the environment overrides the profile's number.
         deterministic: whether torch may use only algorithms that repeat themselves to the bit; slower on a GPU.
         cache_gb: decoded photographs of a train split that takes no more are kept in memory, of each process.
         decoder: "pillow" or "torchvision", see `loading.Loader`.
@@ -206,8 +206,9 @@ def configure(dataset: str = "birds", profile: str = "sample", **values: Any) ->
         if name not in types:
             raise ValueError(f"unknown parameter {name!r}{hint(name, types)}; there are {', '.join(types)}")
     row = {"dataset": dataset, "profile": profile} | PROFILES[profile] | own[dataset]
-    if "threads" in row and os.environ.get("OMP_NUM_THREADS"):
-        row["threads"] = 0  # as torch reads it there
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if "threads" in row and threads.isdecimal() and int(threads):
+        row["threads"] = int(threads)
     given = {name: typed(types[name], name, value) for name, value in values.items() if value not in ("", [], ())}
     for multiplier in ("lr_multiplier", "head_multiplier"):
         for name, times in given.get(multiplier, {}).items():
@@ -238,6 +239,8 @@ def configure(dataset: str = "birds", profile: str = "sample", **values: Any) ->
     for name in ("image_size", "batch_size", "prediction_batch_size", "epochs", "lr", "processes"):
         if not getattr(config, name) > 0:
             raise ValueError(f"parameter {name} cannot be {getattr(config, name)!r}: it must be greater than 0")
+    if config.processes > 1 and config.device not in ("", "cpu", "cuda"):
+        raise ValueError(f"device {config.device!r} is for one process: give device='cuda' or 'cpu' with processes")
     if config.resize_size < config.image_size:
         raise ValueError(
             f"parameter resize_size cannot be {config.resize_size}: the frame of a training image is at least as "

@@ -86,9 +86,10 @@ def localize(
         try:
             view = own_images.look(network, path, class_index)
             located = own_images.locate(view, recombination, rule, eta)
-        except ValueError as error:
+        except (ValueError, MemoryError, RuntimeError) as error:  # torch's of memory is a RuntimeError
             unread += 1
-            tqdm.write(f"Error: {_text(error)}", file=sys.stderr)
+            why = _text(error) or f"{shown(str(path))}: not enough memory; scale the picture down"
+            tqdm.write(f"Error: {why}", file=sys.stderr)
             continue
         tqdm.write(_said(view, located), file=sys.stdout)
         found.append(own_images.light(view, located))

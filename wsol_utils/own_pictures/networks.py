@@ -155,7 +155,10 @@ def _of_torchvision(name: str, weights: str | Path) -> Network:
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"unknown backbone {name!r}{hint}; choose one of torchvision's, {WITH_MAP}; {ELSEWHERE}")
     published = next(iter(torchvision.models.get_model_weights(name)))  # IMAGENET1K_V1 where there is one
+    preset = published.transforms()
+    side, normalized_by = preset.crop_size[0], (preset.mean, preset.std)
     if weights == "imagenet":
+        _with_features(_build(name, (), 1000).eval(), name, side, normalized_by)  # nothing is downloaded in vain
         state = _published(name, published)
         network = _build(name, state, 1000)
         for key, own in weights_files.renamed(list(state), network.state_dict()).items():
@@ -170,9 +173,7 @@ def _of_torchvision(name: str, weights: str | Path) -> Network:
         network = whole if classes == 1000 else _build(name, state, classes)
         weights_files.put(network, state, weights, name)
         weights_files.require_finite(network, weights)
-    preset = published.transforms()
-    side = preset.crop_size[0]
-    model = _with_features(network.eval(), name, side, (preset.mean, preset.std))
+    model = _with_features(network.eval(), name, side, normalized_by)
     classes = len(cast(Tensor, model.class_weights))
     return Network(model, _named(published.meta["categories"] if classes == 1000 else [""] * classes), side, name)
 

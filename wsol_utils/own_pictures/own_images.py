@@ -56,7 +56,9 @@ def pictures(where: str | Path | Sequence[str | Path], recursive: bool = False) 
         if path.is_dir():
             inside = sorted(_files(path, recursive))
             if not inside and not recursive and any(_files(path, True)):
-                raise ValueError(f"{path} has pictures in folders alone: --recursive (recursive=True) takes them, too")
+                raise ValueError(
+                    f"{path} has files only in its sub-folders: --recursive (recursive=True) takes them, too"
+                )
             if not inside:
                 raise ValueError(f"{path} has no picture: there is no file in it that could be one")
             found += inside

@@ -32,10 +32,10 @@ WHOLE = ("max_box_acc", "max_box_acc_v2", "max_box_acc_v2_30", "max_box_acc_v2_5
 @click.option("--as-is", is_flag=True, help="Take maps in [0, 1] as they are: neither stretched nor divided.")
 @click.option("--predicted", help="File of predicted classes for Top-1, a line <image id>,<class> each.")
 @click.option("--masks", "mask_root", help="Folder of OpenImages' masks, or of CUB's segmentations, for PxAP.")
-@click.option("--out", type=click.Path(path_type=Path), help="CSV file to write, at full precision.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="CSV file to write, at full precision.")
 @click.option(
     "--boxes",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, dir_okay=False),
     help="CSV file to write: for each image and row the threshold, the box in pixels of the image, and its IoU.",
 )
 def evaluate(

@@ -14,7 +14,7 @@ from wsol_utils import boxes
 from wsol_utils.boxes import thresholds
 from wsol_utils.data import datasets
 from wsol_utils.experiment import experiments, runs, stages
-from wsol_utils.figures import plots, reference, tables
+from wsol_utils.figures import plots, reference
 from wsol_utils.maps import cam
 from wsol_utils.network import models
 from wsol_utils.scores.seeds import FIGURES
@@ -39,11 +39,9 @@ def keep_run(run: Path, name: str = "", other: Path | None = None) -> None:
     for file in (*TABLES, *pictures):
         shutil.copy(run / file, kept / file)
     if other:
-        for file in ("metrics.csv", "seeds.csv", "differences.csv"):
+        for file in ("metrics.csv", "seeds.csv", "differences.csv", "contributions.csv"):
             both = _with_further_poolings(runs.read_csv(run / file), runs.read_csv(other / file))
             runs.write_csv(both, kept / file)
-        differences = pd.read_csv(kept / "differences.csv")
-        runs.write_csv(tables.all_contributions(differences), kept / "contributions.csv")
     for file in SEED_TABLES:
         rows = _of_seeds(run, file)
         if other:
@@ -70,10 +68,9 @@ def _of_seeds(run: Path, file: str) -> pd.DataFrame:
 
 
 def _with_further_poolings(own: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """The rows, and those of the other table whose pooling they lack."""
-    if "pooling" not in own:
-        return own
-    return pd.concat([own, other[~other["pooling"].isin(own["pooling"])]], ignore_index=True)
+    """The rows, and those of the other table whose pooling, or form of Eq. 1, they lack."""
+    column = next((name for name in ("pooling", "form") if name in own), None)
+    return own if column is None else pd.concat([own, other[~other[column].isin(own[column])]], ignore_index=True)
 
 
 def keep_bands(dataset: str, measured: Mapping[str, Path]) -> None:

@@ -102,7 +102,7 @@ def run_notebooks(*several: Mapping[str, Any]) -> None:
     """Notebooks 01 to 06 through the runner, all runs at once with a thread each; 00 shows what they measure.
 
     Args:
-        several: the values of each run; `environment`, if it is among them, goes before this process's own.
+        several: the values of each run; `environment`, if it is among them, overrides variables of this process.
 
     Raises:
         subprocess.CalledProcessError: if one fails, once all have ended.

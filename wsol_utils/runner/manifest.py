@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -21,6 +22,7 @@ PACKAGES = (
     "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pandas", "scikit-image", "pillow",
     "matplotlib", "papermill",
 )  # fmt: skip
+ROUNDING = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR")  # variables that change how a CPU rounds
 LISTS = {  # of each layout: the files that say which images there are, of which class, and where their boxes lie
     "cub": ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt"),
     "ilsvrc": ("LOC_*.csv", "LOC_*.txt"),
@@ -130,7 +132,7 @@ def _platform(config: experiments.Config) -> dict[str, object]:
         "processor": _processor(),
         "threads": config.threads or torch.get_num_threads(),
         "deterministic_algorithms": config.deterministic,
-    }
+    } | {name: os.environ[name] for name in ROUNDING if name in os.environ}
     if runs.device(config) != "cpu" and torch.cuda.is_available():
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     return found

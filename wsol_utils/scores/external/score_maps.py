@@ -174,8 +174,8 @@ def evaluate(
         raise ValueError(f"{problem}; choose one or more of {', '.join(RULES)}")
     if wrong := [f"{name} {eta:g}" for name, eta in own.items() if not 0 <= eta <= 1]:
         raise ValueError(f"a threshold is a share of the map's maximum, from 0 to 1, got {wrong[0]}")
-    if not metadata.boxes and (masks is None or boxes):
-        problem = "leave out the boxes" if boxes else "give the masks"
+    if not metadata.boxes and (masks is None or boxes or own):
+        problem = "give the masks" if masks is None else "ask for no boxes to be written and no thresholds of one's own"
         raise ValueError(f"these metadata name masks instead of boxes: {problem}")
     chunks = _chunks_of(maps, metadata, convention, size, say)
     rows = [{"n_images": count}]
