@@ -116,8 +116,12 @@ def test_unknown_decoder(root):
 
 def test_frames_on_a_gpu_take_no_more_than_a_quarter_of_what_is_free(root, monkeypatch):
     """Without a GPU: where the frames go is decided from what it says is free."""
-    placed = []
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: placed.append("gpu") or self)
+    placed, to = [], torch.Tensor.to
+
+    def moved(self, *args, **kwargs):  # resizing converts, too, where the processor has no instructions for 8 bits
+        return placed.append("gpu") or self if "cuda" in args else to(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", moved)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: placed.append("host") or self)
     for free in (4 * ALL, 4 * ALL - 1):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10 * free))
