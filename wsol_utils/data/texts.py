@@ -25,7 +25,7 @@ def failure(root: str | os.PathLike, where: str, problem: str, remedy: str = REM
     """`where` is "file:line", relative to the root. One line, whatever the file says, and not a long one."""
     problem = problem if len(problem) <= SAID else f"{problem[:SAID]}…"
     message = f"{Path(root) / where}: {problem}; {remedy}"
-    return DatasetError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+    return DatasetError(shown(message))
 
 
 def plain_text(file: Path) -> str:
@@ -84,6 +84,11 @@ def number(text: str) -> float:
     return value
 
 
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of that name is never counted: one of LITTER, or it begins with a dot."""
+    return name.startswith(".") or name.lower() in LITTER
+
+
 def as_jpeg(name: str) -> str:
     """A file's name, with .JPEG for an ending that says the same, such as .jpg."""
     stem, ending = os.path.splitext(name)
@@ -91,14 +96,14 @@ def as_jpeg(name: str) -> str:
 
 
 def names_in(root: Path, folder: str) -> dict[str, str]:
-    """What a folder holds but for LITTER, sorted: each name as `as_jpeg` has it -> on disk; empty without the folder.
+    """What a folder holds but for litter, sorted: each name as `as_jpeg` has it -> on disk; empty without the folder.
 
     Raises:
         DatasetError: two of them are the same but for a JPEG's ending.
     """
     names: dict[str, str] = {}
     for name in sorted(os.listdir(root / folder)) if (root / folder).is_dir() else ():
-        if name[0] == "." or name.lower() in LITTER:
+        if is_litter(name):
             continue
         if (other := names.setdefault(as_jpeg(name), name)) != name:
             raise failure(root, f"{folder}/{name}", f"{other} beside it has the same id", "remove one of the two")

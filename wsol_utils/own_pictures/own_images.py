@@ -21,7 +21,7 @@ from torch import Tensor
 from wsol_utils import boxes
 from wsol_utils.boxes import thresholds
 from wsol_utils.data import photographs, transforms
-from wsol_utils.data.layouts import DatasetError, failure
+from wsol_utils.data.texts import DatasetError, failure, is_litter
 from wsol_utils.figures import plots
 from wsol_utils.maps import cam
 from wsol_utils.own_pictures.networks import Network, load_network
@@ -33,13 +33,12 @@ __all__ = [
 ]  # fmt: skip
 
 DRAWN = 2000  # pixels: matplotlib takes minutes and gigabytes for much larger pictures
-NO_PICTURES = ("thumbs.db", "desktop.ini")  # that Windows puts beside pictures; others begin with a dot
 
 
 def pictures(where: str | Path | Sequence[str | Path], recursive: bool = False) -> list[Path]:
     """Files as they are given, and those in a folder, sorted; each once. `look` says which of them are pictures.
 
-    What begins with a dot is passed over, and so is what Windows puts beside pictures (`NO_PICTURES`).
+    What begins with a dot is passed over, and so is what file managers and archives leave (`texts.LITTER`).
 
     Args:
         recursive: whether the folders below count, too.
@@ -224,10 +223,9 @@ def _files(folder: Path, recursive: bool) -> Iterator[Path]:
         raise error
 
     for place, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for file in (Path(place, name) for name in names):
-            none = file.name.startswith(".") or file.name.lower() in NO_PICTURES
-            if not none and (file.is_file() or not file.exists()):  # neither a pipe nor a link to a folder
+        folders[:] = [name for name in folders if recursive and not is_litter(name)]
+        for file in (Path(place, name) for name in names if not is_litter(name)):
+            if file.is_file() or not file.exists():  # neither a pipe nor a link to a folder
                 yield file
 
 
