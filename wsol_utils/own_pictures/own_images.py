@@ -59,7 +59,8 @@ def pictures(where: str | Path | Sequence[str | Path], recursive: bool = False) 
                     f"{path} has files only in its sub-folders: --recursive (recursive=True) takes them, too"
                 )
             if not inside:
-                raise ValueError(f"{path} has no picture: there is no file in it that could be one")
+                problem = "has no picture: there is no file in it that could be one"
+                raise ValueError(f"{path} {problem}; name another folder")
             found += inside
         elif path.is_file():
             found.append(path)
