@@ -17,8 +17,8 @@ from torch import nn
 
 from wsol_utils import datasets, distributed, models, pooling, runs, sample, training
 from wsol_utils.data.loading import Loader
-from wsol_utils.maps.predictions import predict
-from wsol_utils.network.training import Recipe
+from wsol_utils.maps.extract import predict
+from wsol_utils.network.recipe import Recipe
 
 ROWS = 20_000  # of a table that takes some time to write
 

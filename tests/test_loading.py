@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from wsol_utils import datasets, loading
+from wsol_utils import datasets
+from wsol_utils.data import photographs as decoders
 from wsol_utils.data.datasets import DatasetError, ImageDataset
 from wsol_utils.data.loading import Loader
 
@@ -127,4 +128,4 @@ def test_frames_on_a_gpu_take_no_more_than_a_quarter_of_what_is_free(root, monke
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10 * free))
         assert Loader(photographs(root), device="cuda", memory=ALL).kept[0].shape == (6, 3, 40, 40)
     assert placed == ["gpu", "host"]
-    assert loading.DECODERS[0] == "pillow"
+    assert decoders.DECODERS[0] == "pillow"

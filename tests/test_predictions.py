@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsol_utils import archive, cam, class_maps, datasets, models, pooling
-from wsol_utils.maps.class_maps import FEATURES, kind
-from wsol_utils.maps.predictions import Predictions, made_from, predict
+from wsol_utils import archive, cam, datasets, extract, models, pooling
+from wsol_utils.maps.extract import predict
+from wsol_utils.maps.predictions import FEATURES, Predictions, kind, made_from
 
 BOXES = [  # of images of 40×20 pixels: none, one, three, one
     [],
@@ -149,7 +149,7 @@ def test_the_batch_size_does_not_matter(model, split, found, batch_size):
 def test_a_cpu_takes_a_few_images_at_a_time(model, split, found, few, monkeypatch):
     taken = []
     hook = model.register_forward_pre_hook(lambda _, inputs: taken.append(len(inputs[0])))
-    monkeypatch.setattr(class_maps, "FEW", few)
+    monkeypatch.setattr(extract, "FEW", few)
     other = predict(model, split, SIZES)
     hook.remove()
     assert taken == {1: [1, 1, 1, 1], 3: [3, 1]}[few]
@@ -440,7 +440,7 @@ PEAK = """
     import numpy as np, pandas as pd, torch
     from torch import nn
     from wsol_utils import datasets, models, pooling
-    from wsol_utils.maps.predictions import predict
+    from wsol_utils.maps.extract import predict
 
     class Generated(datasets.ImageDataset):
         def frame(self, index):

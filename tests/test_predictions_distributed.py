@@ -9,7 +9,8 @@ import torch
 from torch import multiprocessing
 
 from wsol_utils import datasets, models
-from wsol_utils.maps.predictions import Predictions, predict
+from wsol_utils.maps.extract import predict
+from wsol_utils.maps.predictions import Predictions
 
 BATCH = 4
 COUNTS = [26, 3]  # images: seven batches, the last one of two; one batch, so that a process has none

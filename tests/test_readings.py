@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from wsol_utils import boxes, pooling, readings, thresholds
-from wsol_utils.maps.class_maps import kind, maps_of
-from wsol_utils.maps.predictions import Predictions
+from wsol_utils.maps.extract import maps_of
+from wsol_utils.maps.predictions import Predictions, kind
 from wsol_utils.scores.protocols import PROTOCOLS
 
 PAPER = PROTOCOLS["paper"]

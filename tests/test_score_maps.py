@@ -15,7 +15,7 @@ from PIL import Image
 from wsol_utils import cam, datasets, evaluation, metrics, models, protocols, score_maps
 from wsol_utils.__main__ import main
 from wsol_utils.data.layouts import DatasetError
-from wsol_utils.maps.predictions import predict
+from wsol_utils.maps.extract import predict
 
 PAPER, CHOE = protocols.PROTOCOLS["paper"], protocols.PROTOCOLS["wsolevaluation"]
 ALL = ("fixed", "first_above_mean", "best_fixed", "oracle")

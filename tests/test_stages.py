@@ -11,7 +11,7 @@ from layouts_on_disk import cub, lines, table, weights_file
 from PIL import Image
 
 from wsol_utils import datasets, distributed, experiments, imports, models, networks, runs, stages, training
-from wsol_utils.network.training import Recipe
+from wsol_utils.network.recipe import Recipe
 from wsol_utils.scores.protocols import PROTOCOLS, to_input
 
 pytestmark = pytest.mark.usefixtures("alone")

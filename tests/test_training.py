@@ -9,7 +9,8 @@ from torch import nn
 
 from wsol_utils import checkpoints, datasets, models, pooling, training
 from wsol_utils.data.loading import Loader
-from wsol_utils.network.training import Recipe, fit, rate_factor
+from wsol_utils.network.recipe import Recipe, rate_factor
+from wsol_utils.network.training import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,8 +12,8 @@ _FOLDERS = {
     "common": "bars files imports",
     "data": "datasets downloads layouts loading photographs texts transforms unpacking",
     "data.sample": "drawing shapes",
-    "network": "checkpoints distributed models pooling training weights",
-    "maps": "archive cam class_maps predictions",
+    "network": "checkpoints distributed models pooling recipe training weights",
+    "maps": "archive cam extract predictions",
     "boxes": "thresholds",
     "scores": "evaluation metrics protocols readings seeds",
     "scores.external": "masks metadata score_maps",
@@ -48,8 +48,8 @@ if TYPE_CHECKING:  # the same for editors and mypy
     from wsol_utils.data.sample import render as sample
     from wsol_utils.experiment import experiments, parameters, profiles, runs, stages
     from wsol_utils.figures import plots, reference, tables
-    from wsol_utils.maps import archive, cam, class_maps, predictions
-    from wsol_utils.network import checkpoints, distributed, models, pooling, training, weights
+    from wsol_utils.maps import archive, cam, extract, predictions
+    from wsol_utils.network import checkpoints, distributed, models, pooling, recipe, training, weights
     from wsol_utils.own_pictures import explorer, localize, networks, own_images, panels, views
     from wsol_utils.runner import (
         comparison,

@@ -23,7 +23,8 @@ from torch import nn
 
 from wsol_utils import boxes
 from wsol_utils.boxes import thresholds
-from wsol_utils.maps import cam, class_maps, predictions
+from wsol_utils.maps import cam, extract
+from wsol_utils.maps.predictions import Predictions
 from wsol_utils.network import models
 
 EIGHT = np.ones((3, 3), np.uint8)
@@ -203,11 +204,11 @@ def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable
 
     def few_at_a_time() -> None:
         with torch.inference_mode():
-            for some in images.split(class_maps.FEW):
+            for some in images.split(extract.FEW):
                 network.backbone(some)
 
     def ours() -> None:
-        class_maps.forward(network, images, labels)
+        extract.forward(network, images, labels)
 
     def torchcam() -> None:
         with CAM(explained, "network.backbone", "network.head") as explain, torch.inference_mode():
@@ -219,12 +220,12 @@ def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable
             explain(images, targets)
 
     ways: dict[str, Callable[[], object]] = {"all maps": ours, "bare backbone": bare}
-    if device == "cpu" and batch > class_maps.FEW:
-        ways[f"bare backbone, {class_maps.FEW} images at a time"] = few_at_a_time
+    if device == "cpu" and batch > extract.FEW:
+        ways[f"bare backbone, {extract.FEW} images at a time"] = few_at_a_time
     return ways | {"torchcam CAM": torchcam, "pytorch-grad-cam GradCAM": gradcam}
 
 
-def storage(found: predictions.Predictions) -> float:
+def storage(found: Predictions) -> float:
     """Bytes that predictions keep for an image and a map, scale included."""
     return (found.scaled_maps.nbytes + found.scales.nbytes) / found.scales.size
 

@@ -130,13 +130,13 @@ def peak_memory(images: int) -> dict[str, float]:
         from pathlib import Path
         import numpy as np
         import torch
-        from wsol_utils import datasets, models, predictions, throughput
+        from wsol_utils import datasets, extract, models, throughput
         torch.manual_seed(0)
         model = models.build("small_vgg", 200, "wgap")
         dataset = throughput.Generated({images}, datasets.test_transform(96))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "predictions.npz"
-            predictions.predict(model, dataset, np.full(({images}, 2), 96), path=path)
+            extract.predict(model, dataset, np.full(({images}, 2), 96), path=path)
             status = Path("/proc/self/status").read_text()  # getrusage would tell the parent's peak
             print(status.split("VmHWM:")[1].split()[0] + "000", path.stat().st_size)"""
     command = [sys.executable, "-c", code]

@@ -15,9 +15,8 @@ from tqdm.auto import tqdm
 
 from wsol_utils.common.bars import QUIET
 from wsol_utils.data.datasets import ImageDataset
-from wsol_utils.data.photographs import opened
+from wsol_utils.data.photographs import DECODERS, opened
 
-DECODERS = ("pillow", "torchvision")
 Batch = tuple[Tensor, Tensor, list[Tensor]]
 
 

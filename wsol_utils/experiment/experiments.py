@@ -14,13 +14,13 @@ import torch
 from wsol_utils import boxes
 from wsol_utils.boxes import thresholds
 from wsol_utils.common.files import ROOT
-from wsol_utils.data import datasets, loading
+from wsol_utils.data import datasets, photographs
 from wsol_utils.experiment.parameters import hint, injected, one_of, typed
 from wsol_utils.experiment.profiles import DATASETS, PROFILES
 from wsol_utils.maps import cam
-from wsol_utils.maps.class_maps import FEATURES
+from wsol_utils.maps.predictions import FEATURES
 from wsol_utils.network import models, pooling
-from wsol_utils.network.training import Recipe
+from wsol_utils.network.recipe import Recipe
 from wsol_utils.scores import protocols
 from wsol_utils.scores.protocols import Protocol
 
@@ -221,7 +221,7 @@ def configure(dataset: str = "birds", profile: str = "sample", **values: Any) ->
     one_of("layout", config.layout, datasets.READERS)
     one_of("evaluate_on", config.evaluate_on, ("test", "validation"))
     one_of("on_bad_image", config.on_bad_image, ("stop", "skip"))
-    one_of("decoder", config.decoder, loading.DECODERS)
+    one_of("decoder", config.decoder, photographs.DECODERS)
     one_of("device", re.sub(r"^cuda:\d+$", "cuda", config.device or "cpu"), DEVICES)
     for name in config.poolings:
         pooling.build(name, config.temperature)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from wsol_utils.network.training import Recipe
+from wsol_utils.network.recipe import Recipe
 
 # Values of a profile that hold for each of its data sets. The sample's head rates were chosen by accuracy on a
 # validation part of the birds' train split, three tries for each (results/reference/sample/birds/head_rates.csv);

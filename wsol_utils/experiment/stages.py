@@ -21,14 +21,15 @@ from wsol_utils.data.loading import Loader
 from wsol_utils.experiment import runs
 from wsol_utils.experiment.experiments import Config, absolute, configure
 from wsol_utils.experiment.profiles import PRETRAINING
-from wsol_utils.maps.predictions import Predictions, made_from, predict
+from wsol_utils.maps.extract import predict
+from wsol_utils.maps.predictions import Predictions, made_from
 from wsol_utils.network import checkpoints, distributed, models, pooling, training
-from wsol_utils.network.training import Recipe
+from wsol_utils.network.recipe import Recipe
 from wsol_utils.scores.protocols import Protocol
 
 # What a training and a pass are computed by: these modules, and all that they import.
 TRAINING_CODE = ("wsol_utils.network.training",)
-PREDICTION_CODE = ("wsol_utils.maps.predictions", "wsol_utils.network.models")
+PREDICTION_CODE = ("wsol_utils.maps.extract", "wsol_utils.network.models")
 
 
 def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str) -> list[dict[str, float]]:
@@ -102,7 +103,7 @@ def predict_test(
     """One pass of a network over the test photographs in the geometry of a protocol.
 
     Args:
-        keep: where to, as of `predictions.predict`.
+        keep: where to, as of `extract.predict`.
     """
     photographs, sizes = runs.test_set(config, table, protocol), runs.split(config, table, "test")[["width", "height"]]
     with _algorithms(config):

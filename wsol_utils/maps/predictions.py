@@ -1,31 +1,18 @@
-"""One forward pass over a split: everything that the later stages need, in one file per network.
+"""What one forward pass over a split says, as one file per network: everything that the later stages need.
 
 A map takes H·W float16 numbers (338 bytes at 13×13); its scale is kept beside it, so nothing overflows. The file is
-written while the network runs and read a part at a time: memory is flat in the number of images.
+read a part at a time: memory is flat in the number of images.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from tqdm.auto import tqdm
 
-from wsol_utils.common.bars import QUIET
-from wsol_utils.data.datasets import ImageDataset
-from wsol_utils.data.loading import Batch, Loader, enough_memory
 from wsol_utils.maps import archive
-from wsol_utils.maps.class_maps import forward, kind
-from wsol_utils.network import distributed
 
-__all__ = ["Predictions", "kind", "made_from", "predict"]  # a map's name belongs here too
-
-Arrays = dict[str, np.ndarray]
+FEATURES = ("plain", "weighted", "unrectified")  # P, S⊙P, and P before its ReLU: what a map is made of
 PER_IMAGE = ("image_id", "label", "predicted", "logits", "scaled_maps", "scales", "image_size")
 
 
@@ -106,53 +93,6 @@ class Predictions:
         return cls(**values | {"identity": identity})
 
 
-def predict(
-    model: nn.Module, dataset: ImageDataset, image_size: np.ndarray, *,
-    batch_size: int = 64, device: str = "cpu", workers: int = 0, decoder: str = "pillow",
-    path: Path | None = None, identity: str = "",
-) -> Predictions:  # fmt: skip
-    """Run the network once over a split, and write what it says batch by batch: memory is flat in the images.
-
-    Of several processes each takes every so many-th batch, and the first one writes them all, in their order.
-
-    Args:
-        model: a network of `models`, `forward(images)` gives logits and features.
-        dataset: the split, with a transform that does not augment.
-        image_size: (N, 2), width and height of its images.
-        workers, decoder: as `loading.Loader` has them.
-        path: the file to write, which the predictions are then mapped from; without one they come in memory.
-        identity: what they are made from, to be kept with them; see `made_from`.
-
-    Raises:
-        FloatingPointError: if features, weights or logits are not finite, naming the batch and the images.
-        MemoryError: if a batch is too large.
-        ValueError: if there is no image, or several processes have no path.
-    """
-    if not len(dataset):
-        raise ValueError("there is no image to predict: the split is empty")
-    if path is None and distributed.size() > 1:
-        raise ValueError("several processes hand their predictions on by a file: give a path")
-    model.to(device).to(memory_format=torch.channels_last).eval()
-    batches = [range(len(dataset))[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
-    computed = _computed(model, Loader(dataset, device, workers, decoder=decoder), batches)
-    with TemporaryDirectory() as folder:
-        file = path or Path(folder) / "predictions.npz"
-        with archive.Writer(file) if distributed.rank() == 0 else nullcontext() as writer:
-            with enough_memory(batch_size, "prediction_batch_size"):
-                for rows, whole in computed:  # the other processes get nothing
-                    assert writer is not None
-                    writer.append(**rows)
-                    writer.put(**whole)
-            if writer:
-                writer.put(image_size=np.asarray(image_size), identity=np.array(identity))
-        distributed.wait()
-        found = Predictions.load(file)
-        if path:
-            return found
-        copies: dict[str, Any] = {name: np.array(value) for name, value in vars(found).items() if name != "identity"}
-        return replace(found, **copies)
-
-
 def made_from(path: Path) -> str:
     """The identity of the predictions in a file; "" where there is no whole file, or it has none."""
     try:
@@ -161,28 +101,12 @@ def made_from(path: Path) -> str:
         return ""
 
 
-def _computed(model: nn.Module, loader: Loader, batches: Sequence[range]) -> Iterator[tuple[Arrays, Arrays]]:
-    """For the first process, of every batch in order: what grows with the images, and what does not."""
-    mine = batches[distributed.rank() :: distributed.size()]
-    own = (_of_batch(model, loader, *some) for some in zip(mine, loader.batches(mine), strict=True))
-    rounds = range(0, len(batches), distributed.size())
-    for _ in tqdm(rounds, desc="predict", unit="batch", disable=QUIET or distributed.rank() > 0):
-        yield from filter(None, distributed.gather(next(own, None)) or [])  # the last round may be short
+def kind(recombination: str, features: str = "plain") -> str:
+    """The name of a map of the true class: of P, of S⊙P ("weighted") or of P before its ReLU ("unrectified").
 
-
-def _of_batch(model: nn.Module, loader: Loader, batch: range, loaded: Batch) -> tuple[Arrays, Arrays]:
-    images, labels, boxes = loaded
-    kinds, tensors = forward(model, images, labels)
-    if not (finite := tensors.pop("finite").cpu().numpy()).all():
-        bad = loader.dataset.image_ids[batch.start : batch.stop][~finite]
-        raise FloatingPointError(
-            "features, class weights or logits are not finite in the batch of images "
-            f"{batch.start + 1} to {batch.stop} ({', '.join(bad)}): lower lr or head_multiplier, and train again"
-        )
-    rows = {name: tensor.cpu().numpy() for name, tensor in tensors.items()} | {
-        "image_id": loader.dataset.image_ids[batch.start : batch.stop],
-        "label": loader.dataset.labels[batch.start : batch.stop],
-        "box": torch.cat(boxes).numpy(),
-        "box_image": np.repeat(batch, [len(some) for some in boxes]),
-    }
-    return rows, {"kinds": np.array(kinds), "size": np.array(images.shape[2:])}
+    One of P for the class that the network predicts is named by "predicted". Of features that are not negative, both
+    sides of Eq. 3 give the same map: it is kept once, as "absolute".
+    """
+    if features != "unrectified" and recombination == "absolute_maps":
+        recombination = "absolute"
+    return recombination if features == "plain" else f"{features}_{recombination}"

@@ -14,7 +14,6 @@ import click
 import pandas as pd
 
 from wsol_utils.common.files import ROOT
-from wsol_utils.runner import maintenance
 
 PROGRAM = {"reproduce": "make reproduce"}  # all other commands are of `python -m wsol_utils`
 
@@ -172,6 +171,18 @@ GPU = (  # its results are another folder's: networks that a CPU trained are not
 )
 
 
+def need_gpu() -> None:
+    """Stop where there is none: its figures are to be a GPU's.
+
+    Raises:
+        click.ClickException: saying so.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise click.ClickException("--gpu is for a machine with a CUDA GPU, and torch finds none here")
+
+
 @click.command("reference-photographs")
 @click.option("--cub", default="{cub}", help=PLACES["cub"])
 @click.option("--ilsvrc", default="{ilsvrc}", help=PLACES["ilsvrc"])
@@ -188,7 +199,7 @@ def reference_photographs(gpu: bool, show: bool, **places: str) -> None:
     if gpu:
         places["results"] += "/gpu"
         if not show:
-            maintenance.need_gpu()
+            need_gpu()
     for step in GPU if gpu else CPU:
         if show:
             click.echo(f"# {step.cost}\n{step.typed(**places)}")

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from wsol_utils import cam, models, pooling
-from wsol_utils.maps.class_maps import _watched, kind, maps_of
+from wsol_utils.maps.extract import _watched, maps_of
+from wsol_utils.maps.predictions import kind
 
 GAP = pooling.build("gap")
 STRONGEST = ["strongest_positive", "strongest_negative"]

@@ -1,0 +1,52 @@
+"""How a network is fine-tuned: epochs, rates and their schedule (Zhang et al., Sec. 5)."""
+
+import math
+from dataclasses import dataclass
+
+SCHEDULES = ("constant", "onecycle", "steps")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune, a value each.
+
+    Attributes:
+        epochs: passes over the train split.
+        batch_size: images a step, of all processes together; a last incomplete batch is dropped.
+        lr: the backbone's rate (1e-4 in the paper).
+        head_multiplier: the head learns at `lr` times this. Eq. 1's second division makes the pooled
+            vector W·H times smaller, so `wgap` needs a far larger one than `gap`.
+        weight_decay: of the backbone; divided by `head_multiplier` for the head, so that both shrink
+            by the same share a step.
+        optimizer: "sgd" (Nesterov momentum 0.9) or "adamw".
+        schedule: one of `SCHEDULES`: "constant", "onecycle", or "steps" (of rethinkingCAM: a tenth after
+            30, 60 and 90 % of the run).
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    head_multiplier: float
+    weight_decay: float
+    optimizer: str = "sgd"
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; choose one of sgd, adamw")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}")
+
+
+def rate_factor(schedule: str, progress: float) -> float:
+    """The share of its rate that a parameter group learns at, `progress` from 0 to 1 through the run.
+
+    "onecycle" rises linearly from 1/25 over the first 30 % and falls along a cosine to 0.
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "steps":
+        return 0.1 ** sum(progress >= step for step in (0.3, 0.6, 0.9))
+    if progress < 0.3:
+        return 0.04 + 0.96 * progress / 0.3
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - 0.3) / 0.7)
