@@ -429,8 +429,11 @@ def test_what_is_not_converted_leaves_no_file(tmp_path):
         (["--checkpoint", "c", "--eta", "0.2", "--rule", "otsu"], "takes the place of --rule"),
         (["--checkpoint", "c", "--eta", "1.2"], "a number from 0 to 1"),
         (["--checkpoint", "c", "--eta", "nan"], "a number from 0 to 1"),
-        (["--checkpoint", "c", "--rule", "first"], "'first' is unknown; choose one of fixed, first_above_mean"),
-        (["--checkpoint", "c", "--recombination", "sum"], "'sum' is unknown; choose one of signed, positive"),
+        (["--checkpoint", "c", "--rule", "first"], "unknown --rule 'first'; choose one of fixed, first_above_mean"),
+        (
+            ["--checkpoint", "c", "--recombination", "sum"],
+            "unknown --recombination 'sum'; choose one of signed, positive",
+        ),
         (["--checkpoint", "c", "--class", "-1"], "--class"),
         (["--checkpoint", "CHECKPOINT", "--class", "3"], "small_vgg, gap has 3 classes, counted from 0"),
         (["--checkpoint", "c", "--out", "ALBUM"], "name another one"),

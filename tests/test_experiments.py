@@ -96,7 +96,7 @@ def test_the_light_profile_has_imagenet_weights_and_the_sample_needs_none():
         ({"poolings": ["gap", "max"]}, r"unknown pooling 'max'; choose one of gap, wgap, wgap_sum, tap"),
         ({"recombinations": "abs"}, r"unknown recombination 'abs'.*signed, positive, absolute, absolute_maps"),
         ({"rules": "argmax,otso"}, r"unknown threshold rule 'otso' \(did you mean 'otsu'\?\); choose one of fixed"),
-        ({"protocol": "papers"}, r"unknown protocol 'papers'; choose one of paper, wsolevaluation, rethinkingcam"),
+        ({"protocol": "papers"}, r"unknown protocol 'papers' .*; choose one of paper, wsolevaluation, rethinkingcam"),
         ({"features": "signed"}, r"unknown features 'signed'; choose one of plain, weighted, unrectified"),
         (
             {"normalization": "min-max"},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _FOLDERS = {
-    "common": "bars files imports",
+    "common": "bars checks files imports",
     "data": "datasets downloads layouts loading photographs texts transforms unpacking",
     "data.sample": "drawing shapes",
     "network": "checkpoints distributed models pooling recipe training weights",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # the same for editors and mypy
     from wsol_utils import benchmarks, boxes
     from wsol_utils.benchmarks import throughput
     from wsol_utils.boxes import thresholds
-    from wsol_utils.common import bars, files, imports
+    from wsol_utils.common import bars, checks, files, imports
     from wsol_utils.data import datasets, downloads, layouts, loading, photographs, texts, transforms, unpacking
     from wsol_utils.data.sample import drawing, shapes
     from wsol_utils.data.sample import render as sample

@@ -7,14 +7,13 @@ kind is returned.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-Array = TypeVar("Array", Tensor, np.ndarray)  # of either, and what goes in comes out
+from wsol_utils.common.checks import Array, floating_maps, like, numpy, one_of, tensor
 
 COMPONENTS = ("pixels", "contour")  # what makes a component the largest: its pixels, or its contour's area
 
@@ -36,11 +35,11 @@ def largest_boxes(maps: Array, thresholds: Sequence[float] | Array, component: s
     Raises:
         ValueError: if a shape is wrong, the component is unknown, or the maps are not floating point or not finite.
     """
-    values = _floating(maps)
-    eta = _tensor(thresholds).to(values)  # (K,), in the maps' dtype
+    values = floating_maps(maps)
+    eta = tensor(thresholds).detach().to(values)  # (K,), in the maps' dtype
     if eta.ndim != 1:
         raise ValueError(f"thresholds must be (K,), got {tuple(eta.shape)}")
-    return _like(maps, _boxes(values, eta.expand(len(values), -1), component))
+    return like(maps, _boxes(values, eta.expand(len(values), -1), component))
 
 
 def largest_box(maps: Array, thresholds: Sequence[float] | Array, component: str = "pixels") -> Array:
@@ -58,11 +57,11 @@ def largest_box(maps: Array, thresholds: Sequence[float] | Array, component: str
         ValueError: if a shape is wrong, the lengths differ, the component is unknown, or the maps are not
             floating point or not finite.
     """
-    values = _floating(maps)
-    eta = _tensor(thresholds).to(values)
+    values = floating_maps(maps)
+    eta = tensor(thresholds).detach().to(values)
     if eta.shape != values.shape[:1]:
         raise ValueError(f"{len(values)} maps need as many thresholds, got {tuple(eta.shape)}")
-    return _like(maps, _boxes(values, eta[:, None], component)[:, 0])
+    return like(maps, _boxes(values, eta[:, None], component)[:, 0])
 
 
 def contours(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,16 +99,15 @@ def contour_boxes(image: np.ndarray, thresholds: Sequence[float]) -> list[np.nda
 
 def _boxes(values: Tensor, eta: Tensor, component: str) -> Tensor:
     """(B, H, W) maps and (B, K) thresholds -> (B, K, 4)."""
-    if component not in COMPONENTS:
-        raise ValueError(f"unknown component {component!r}; choose one of {', '.join(COMPONENTS)}")
-    cuts = _numpy(eta * values.amax(dim=(1, 2))[:, None])  # (B, K), computed in the maps' dtype
+    one_of("component", component, COMPONENTS)
+    cuts = numpy(eta * values.amax(dim=(1, 2))[:, None])  # (B, K), computed in the maps' dtype
     if component == "pixels":
         from wsol_utils.boxes import compiled  # here, because numba takes a moment to import
 
-        boxes = compiled.largest_boxes(_numpy(values), cuts, torch.get_num_threads())
+        boxes = compiled.largest_boxes(numpy(values), cuts, torch.get_num_threads())
     else:
         boxes = np.zeros((*eta.shape, 4), dtype=np.int64)
-        for image, levels, found in zip(_numpy(values), cuts, boxes, strict=True):
+        for image, levels, found in zip(numpy(values), cuts, boxes, strict=True):
             largest = _at_every_threshold(image, levels, lambda mask: _contour_boxes(mask)[0])
             found[:] = np.reshape(largest, (-1, 4))  # K may be 0
     return torch.from_numpy(boxes).to(values.device)
@@ -130,32 +128,3 @@ def _at_every_threshold(image: np.ndarray, cuts: np.ndarray, what: Callable) -> 
 def _contour_boxes(mask: np.ndarray) -> np.ndarray:
     found, _ = contours(mask)
     return found if len(found) else np.zeros((1, 4), dtype=np.int64)
-
-
-def _tensor(values: Sequence[float] | Array) -> Tensor:
-    if isinstance(values, Tensor):
-        return values.detach()
-    return torch.as_tensor(np.require(values, requirements=("C", "W")))  # neither read-only nor of negative strides
-
-
-def _floating(maps: Array) -> Tensor:
-    tensor = _tensor(maps)
-    if tensor.ndim != 3:
-        raise ValueError(f"maps must be (B, H, W), got {tuple(tensor.shape)}")
-    if not tensor.is_floating_point() or not _finite(tensor):
-        raise ValueError("maps must be floating point without NaN or infinity")
-    return tensor
-
-
-def _finite(tensor: Tensor) -> bool:
-    """Whether there is neither NaN nor infinity: the extremes tell, in one pass."""
-    return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    """On the CPU; half precision as float32, because numpy has no bfloat16."""
-    return tensor.to("cpu", torch.promote_types(tensor.dtype, torch.float32)).numpy()
-
-
-def _like(given: Array, result: Tensor) -> Array:
-    return result if isinstance(given, Tensor) else result.numpy()

@@ -5,7 +5,6 @@ Tensors on any device and numpy arrays are accepted, and the same kind is return
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from skimage import filters
 from torch import Tensor
 
-Array = TypeVar("Array", Tensor, np.ndarray)  # of either, and what goes in comes out
+from wsol_utils.common.checks import Array, floating_maps, like, one_of, tensor
 
 PAPER_GRID = tuple(i / 20 for i in range(21))  # Sec. 5: "from the set of [0, 0.05, ..., 1]"
 FIXED = 0.20  # the usual share of the maximum (Zhou et al. 2016)
@@ -64,8 +63,8 @@ def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID, bounda
     Raises:
         ValueError: if the boundary is unknown, or the maps are not (B, H, W), floating point and finite.
     """
-    _one_of("boundary", boundary, BOUNDARIES)
-    values = _floating(maps)
+    one_of("boundary", boundary, BOUNDARIES)
+    values = floating_maps(maps)
     grid, order = torch.tensor([float(eta) for eta in candidates], dtype=values.dtype, device=values.device).sort()
     peak = values.amax(dim=(1, 2))[:, None]  # (B, 1)
     cuts = grid * peak  # (B, K), in the maps' dtype
@@ -75,7 +74,7 @@ def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID, bounda
         over_pixels = _over_pixels_on_cpu if values.is_cpu else _over_pixels
         total, count = over_pixels(values, peak, cuts, diagonals=boundary == "8-neighbours")
     means = torch.where((count > 0) & (peak > 0), (total / count).clamp(max=1), torch.nan)[:, order.argsort()]
-    return _like(maps, means.to(torch.promote_types(values.dtype, torch.float32)))
+    return like(maps, means.to(torch.promote_types(values.dtype, torch.float32)))
 
 
 def boundary_differences(means: Array) -> Array:
@@ -87,8 +86,8 @@ def boundary_differences(means: Array) -> Array:
     Returns:
         (B, K); NaN at the first candidate and wherever one of the two V is undefined.
     """
-    v = means if isinstance(means, Tensor) else torch.as_tensor(np.require(means, requirements=("C", "W")))
-    return _like(means, torch.cat([torch.full_like(v[:, :1], torch.nan), v.diff(dim=1).abs()], dim=1))
+    v = tensor(means)
+    return like(means, torch.cat([torch.full_like(v[:, :1], torch.nan), v.diff(dim=1).abs()], dim=1))
 
 
 def select(
@@ -124,9 +123,9 @@ def select_all(
 ) -> dict[str, Array]:
     """What `select` chooses by each of several rules; those of Sec. 4.3 share one computation of V."""
     for rule in rules:
-        _one_of("threshold rule", rule, RULES)
-    _one_of("boundary", boundary, BOUNDARIES)
-    values = _floating(maps)
+        one_of("threshold rule", rule, RULES)
+    one_of("boundary", boundary, BOUNDARIES)
+    values = floating_maps(maps)
     means = boundary_means(values, candidates, boundary) if set(rules) & set(BOUNDARY_RULES) else None
     chosen: dict[str, Array] = {}
     for rule in rules:
@@ -140,7 +139,7 @@ def select_all(
             assert means is not None
             eta = _by_boundary(means, rule, candidates)
         dtype = torch.promote_types(values.dtype, torch.float32)
-        chosen[rule] = _like(maps, torch.tensor(eta, dtype=dtype, device=values.device))
+        chosen[rule] = like(maps, torch.tensor(eta, dtype=dtype, device=values.device))
     return chosen
 
 
@@ -210,28 +209,3 @@ def _by_histogram(image: np.ndarray, rule: Callable[[np.ndarray], float], noise:
     with np.errstate(over="ignore"):
         shares = np.maximum(image / peak, LOWEST)
     return float(np.clip(rule(shares), 0, 1))
-
-
-def _one_of(kind: str, name: str, names: Sequence[str]) -> None:
-    if name not in names:
-        raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(names)}")
-
-
-def _floating(maps: Array) -> Tensor:
-    if not isinstance(maps, Tensor):  # torch takes neither read-only arrays nor negative strides
-        maps = np.require(maps, requirements=("C", "W"))
-    tensor = torch.as_tensor(maps).detach()
-    if tensor.ndim != 3:
-        raise ValueError(f"maps must be (B, H, W), got {tuple(tensor.shape)}")
-    if not tensor.is_floating_point() or not _finite(tensor):
-        raise ValueError("maps must be floating point without NaN or infinity")
-    return tensor
-
-
-def _finite(tensor: Tensor) -> bool:
-    """Whether there is neither NaN nor infinity: the extremes tell, in one pass."""
-    return tensor.numel() == 0 or bool(torch.stack(tensor.aminmax()).isfinite().all())
-
-
-def _like(given: Array, result: Tensor) -> Array:
-    return result if isinstance(given, Tensor) else result.numpy()

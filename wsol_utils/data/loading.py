@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from wsol_utils.common.bars import QUIET
+from wsol_utils.common.checks import one_of
 from wsol_utils.data.datasets import ImageDataset
 from wsol_utils.data.photographs import DECODERS, opened
 
@@ -45,8 +46,7 @@ class Loader:
     def __init__(
         self, dataset: ImageDataset, device: str = "cpu", workers: int = 0, memory: int = 0, decoder: str = "pillow"
     ) -> None:
-        if decoder not in DECODERS:
-            raise ValueError(f"unknown decoder {decoder!r}; choose one of {', '.join(DECODERS)}")
+        one_of("decoder", decoder, DECODERS)
         self.dataset, self.device, self.workers, self.memory, self.decoder = dataset, device, workers, memory, decoder
 
     def batches(self, indices: Sequence[Sequence[int]]) -> Iterator[Batch]:

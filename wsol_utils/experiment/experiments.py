@@ -13,9 +13,10 @@ import torch
 
 from wsol_utils import boxes
 from wsol_utils.boxes import thresholds
+from wsol_utils.common.checks import hint, one_of
 from wsol_utils.common.files import ROOT
 from wsol_utils.data import datasets, photographs
-from wsol_utils.experiment.parameters import hint, injected, one_of, typed
+from wsol_utils.experiment.parameters import injected, typed
 from wsol_utils.experiment.profiles import DATASETS, PROFILES
 from wsol_utils.maps import cam
 from wsol_utils.maps.predictions import FEATURES

@@ -1,8 +1,6 @@
 """Parameters as they are handed over, by papermill, by make or as text, and what is said of a wrong one."""
 
 import ast
-import difflib
-from collections.abc import Collection
 from typing import Any
 
 
@@ -31,15 +29,3 @@ def typed(kind: Any, name: str, value: Any) -> Any:
         return {key: float(number) for key, number in dict(pairs).items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"parameter {name} cannot be {value!r}: {error}") from error
-
-
-def one_of(what: str, name: str, choices: Collection[str]) -> None:
-    """Raise ValueError, naming what there is to choose from, if a name is not among the choices."""
-    if name not in choices:
-        raise ValueError(f"unknown {what} {name!r}{hint(name, choices)}; choose one of {', '.join(choices)}")
-
-
-def hint(name: str, choices: Collection[str]) -> str:
-    """ " (did you mean …?)" where a choice is close to the name, else an empty text."""
-    close = difflib.get_close_matches(str(name), list(choices), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

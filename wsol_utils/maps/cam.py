@@ -3,13 +3,11 @@
 Tensors on any device and numpy arrays are accepted, and the same kind is returned.
 """
 
-from typing import TypeVar
-
 import numpy as np
 import torch
 from torch import Tensor
 
-Array = TypeVar("Array", Tensor, np.ndarray)  # of either, and what goes in comes out
+from wsol_utils.common.checks import Array, floating, like, one_of
 
 # M_p and M_n, the maps of the channels with positive and with negative weights, each (B, H, W) -> the map.
 RECOMBINATIONS = {
@@ -39,14 +37,13 @@ def activation_map(features: Array, class_weights: Array, recombination: str = "
         ValueError: if the shapes do not agree, the recombination is unknown, or the features or
             weights are not floating point or not finite.
     """
-    if recombination not in RECOMBINATIONS:
-        raise ValueError(f"unknown recombination {recombination!r}; choose one of {', '.join(RECOMBINATIONS)}")
-    maps, weights = _floating(features, "features"), _floating(class_weights, "class_weights")
+    one_of("recombination", recombination, RECOMBINATIONS)
+    maps, weights = floating(features, "features"), floating(class_weights, "class_weights")
     if maps.ndim != 4 or weights.shape != maps.shape[:2]:
         raise ValueError(
             f"features (B, C, H, W) and class_weights (B, C) do not agree: {tuple(maps.shape)}, {tuple(weights.shape)}"
         )
-    return _like(features, RECOMBINATIONS[recombination](*parts(maps, weights)))
+    return like(features, RECOMBINATIONS[recombination](*parts(maps, weights)))
 
 
 def parts(features: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,9 +67,8 @@ def normalize(maps: Array, how: str = "max") -> Array:
     Raises:
         ValueError: if `how` is unknown, or the maps are not floating point or not finite.
     """
-    if how not in ("max", "minmax"):
-        raise ValueError(f"unknown normalization {how!r}; choose one of max, minmax")
-    values = _floating(maps, "maps")
+    one_of("normalization", how, ("max", "minmax"))
+    values = floating(maps)
     dtype, noise = values.dtype, torch.zeros((), dtype=values.dtype, device=values.device)
     if how == "minmax":
         values = values.to(torch.promote_types(values.dtype, torch.float32))  # float16's range can overflow
@@ -80,7 +76,7 @@ def normalize(maps: Array, how: str = "max") -> Array:
         values = values - values.amin(dim=(-2, -1), keepdim=True)
     peak = values.amax(dim=(-2, -1), keepdim=True)
     scaled = torch.where(peak > noise, values / torch.where(peak > noise, peak, 1), 0)
-    return _like(maps, scaled.to(dtype))
+    return like(maps, scaled.to(dtype))
 
 
 def upsample(maps: Array, size: int | tuple[int, int], interpolation: str = "bilinear") -> Array:
@@ -98,22 +94,8 @@ def upsample(maps: Array, size: int | tuple[int, int], interpolation: str = "bil
     Raises:
         ValueError: if the interpolation is unknown, or the maps are not floating point or not finite.
     """
-    if interpolation not in ("bilinear", "bicubic"):
-        raise ValueError(f"unknown interpolation {interpolation!r}; choose one of bilinear, bicubic")
+    one_of("interpolation", interpolation, ("bilinear", "bicubic"))
     shape = [int(side) for side in np.broadcast_to(size, 2)]
-    values = _floating(maps, "maps")
+    values = floating(maps)
     larger = torch.nn.functional.interpolate(values[:, None], size=shape, mode=interpolation, align_corners=False)
-    return _like(maps, larger[:, 0])
-
-
-def _floating(values: Array, name: str) -> Tensor:
-    if not isinstance(values, Tensor):  # torch takes neither read-only arrays nor negative strides
-        values = np.require(values, requirements=("C", "W"))
-    tensor = torch.as_tensor(values)
-    if not tensor.is_floating_point() or not tensor.isfinite().all():
-        raise ValueError(f"{name} must be floating point without NaN or infinity")
-    return tensor
-
-
-def _like(given: Array, result: Tensor) -> Array:
-    return result if isinstance(given, Tensor) else result.numpy()
+    return like(maps, larger[:, 0])

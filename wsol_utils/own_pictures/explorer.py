@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from wsol_utils.boxes import thresholds
+from wsol_utils.common.checks import numpy
 from wsol_utils.own_pictures import own_images, panels
 from wsol_utils.own_pictures.own_images import Located, Network, View
 
@@ -70,7 +71,7 @@ class Explorer(widgets.VBox):
     def _located(self, index: int, kind: int, recombination: str, rule: str, eta: float) -> tuple[View, Located]:
         view = self._seen(index)
         if kind != PREDICTED and view.given_map is None:
-            weights = cast(Tensor, self.network.model.class_weights)[kind].detach().float().cpu().numpy()  # (C,)
+            weights = numpy(cast(Tensor, self.network.model.class_weights)[kind])  # (C,)
             view = replace(view, class_index=kind, class_name=self.network.class_names[kind], class_weights=weights)
         if rule == SLIDER:
             return view, own_images.locate(view, recombination, eta=eta)

@@ -65,12 +65,16 @@ def localize(
         raise click.UsageError("--eta is a number from 0 to 1, and takes the place of --rule.")
 
     from wsol_utils.boxes import thresholds  # here, because they take a moment to import
+    from wsol_utils.common.checks import one_of
     from wsol_utils.maps import cam
     from wsol_utils.own_pictures import own_images
 
     rule = rule or "first_above_mean"
-    _one_of("--rule", rule, thresholds.RULES)
-    _one_of("--recombination", recombination, tuple(cam.RECOMBINATIONS))
+    try:
+        one_of("--rule", rule, thresholds.RULES)
+        one_of("--recombination", recombination, cam.RECOMBINATIONS)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     paths, wrong = _pictures(images, recursive)
     if out and any(path.parent.resolve() == out.resolve() for path in paths):
         raise click.UsageError("--out is the pictures' own folder: name another one, so that none is overwritten.")
@@ -133,11 +137,6 @@ def _png_names(paths: Sequence[Path]) -> dict[Path, str]:
         taken.add(name.lower())
         names[path] = f"{name}.png"
     return names
-
-
-def _one_of(option: str, word: str, words: Sequence[str]) -> None:
-    if word not in words:
-        raise click.UsageError(f"{option} {word!r} is unknown; choose one of {', '.join(words)}.")
 
 
 def _bar(paths: Sequence[Path]) -> Iterable[Path]:

@@ -5,7 +5,6 @@ SqueezeNet's 1×1 convolution. Whether a network of torchvision's is such a one 
 """
 
 import copy
-import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from wsol_utils.common.checks import hint
 from wsol_utils.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from wsol_utils.network import models, pooling
 from wsol_utils.network import weights as weights_files
@@ -151,9 +151,9 @@ def _of_notebook_02(path: Path) -> Network:
 def _of_torchvision(name: str, weights: str | Path) -> Network:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown backbone {name!r}{hint}; choose one of torchvision's, {WITH_MAP}; {ELSEWHERE}")
+        raise ValueError(
+            f"unknown backbone {name!r}{hint(name, known)}; choose one of torchvision's, {WITH_MAP}; {ELSEWHERE}"
+        )
     published = next(iter(torchvision.models.get_model_weights(name)))  # IMAGENET1K_V1 where there is one
     preset = published.transforms()
     side, normalized_by = preset.crop_size[0], (preset.mean, preset.std)

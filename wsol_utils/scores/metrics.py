@@ -5,14 +5,13 @@ localization methods right"), and two ways to compare methods on the same images
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
 
 import numpy as np
 import torch
 from scipy import stats
-from torch import Tensor
 
-Array = TypeVar("Array", Tensor, np.ndarray)  # of either, and what goes in comes out
+from wsol_utils.common.checks import Array, like, numpy
+
 V2_IOUS = (0.3, 0.5, 0.7)  # of MaxBoxAccV2
 
 
@@ -29,8 +28,8 @@ def iou(box: Array, others: Array, inclusive: bool = False) -> np.ndarray:
     Returns:
         (M,) or (K, M), float64 in [0, 1]; boxes of no area give 0.
     """
-    a = _numpy(box).astype(np.float64)[..., None, :]  # (1, 4) or (K, 1, 4)
-    b = _numpy(others).astype(np.float64).reshape(-1, 4)
+    a = numpy(box).astype(np.float64)[..., None, :]  # (1, 4) or (K, 1, 4)
+    b = numpy(others).astype(np.float64).reshape(-1, 4)
     common = _area(np.maximum(a[..., :2], b[:, :2]), np.minimum(a[..., 2:], b[:, 2:]), inclusive)
     union = _area(a[..., :2], a[..., 2:], inclusive) + _area(b[:, :2], b[:, 2:], inclusive) - common
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
@@ -50,7 +49,7 @@ def best_iou(boxes: Array, ground_truth: Sequence, inclusive: bool = False) -> A
     Raises:
         ValueError: if the lengths differ.
     """
-    return _like(boxes, best_iou_on_grid(_numpy(boxes)[:, None], ground_truth, inclusive)[:, 0])
+    return like(boxes, torch.from_numpy(best_iou_on_grid(numpy(boxes)[:, None], ground_truth, inclusive)[:, 0]))
 
 
 def best_iou_on_grid(boxes: Array, ground_truth: Sequence, inclusive: bool = False) -> Array:
@@ -65,7 +64,7 @@ def best_iou_on_grid(boxes: Array, ground_truth: Sequence, inclusive: bool = Fal
     Raises:
         ValueError: if the lengths differ, or the boxes are not (N, K, 4).
     """
-    predicted = _numpy(boxes)
+    predicted = numpy(boxes)
     if len(predicted) != len(ground_truth):
         raise ValueError(f"{len(predicted)} boxes, but ground truth for {len(ground_truth)} images")
     if predicted.shape[2:] != (4,):
@@ -73,7 +72,7 @@ def best_iou_on_grid(boxes: Array, ground_truth: Sequence, inclusive: bool = Fal
     best = np.zeros(predicted.shape[:2])
     for row, image_boxes, others in zip(best, predicted, ground_truth, strict=True):
         row[:] = iou(image_boxes, others, inclusive).max(axis=1, initial=0)
-    return _like(boxes, best)
+    return like(boxes, torch.from_numpy(best))
 
 
 def localization(best_iou: Array, predicted: Array, labels: Array, iou: float = 0.5) -> dict[str, float]:
@@ -91,7 +90,7 @@ def localization(best_iou: Array, predicted: Array, labels: Array, iou: float = 
     Raises:
         ValueError: if the lengths differ or are 0.
     """
-    overlap, guess, truth = (_numpy(x) for x in (best_iou, predicted, labels))
+    overlap, guess, truth = (numpy(x) for x in (best_iou, predicted, labels))
     if not len(overlap) == len(guess) == len(truth) > 0:
         raise ValueError(f"need as many IoUs, predictions and labels: {len(overlap)}, {len(guess)}, {len(truth)}")
     right_class, right_box = guess == truth, overlap >= iou
@@ -123,7 +122,7 @@ def max_box_acc(overlap: Array, iou: float = 0.5) -> tuple[float, int]:
     Raises:
         ValueError: if the overlap is not (N, K), or has no image or no threshold.
     """
-    values = _numpy(overlap)
+    values = numpy(overlap)
     if values.ndim != 2 or not values.size:
         raise ValueError(f"overlap must be (N, K) with N, K > 0, got {values.shape}")
     shares = (values >= iou).mean(axis=0)  # (K,)
@@ -169,7 +168,7 @@ def pixel_average_precision(maps: Iterable[Array], masks: Iterable[Array], steps
     """
     edges = np.append(np.arange(steps + 1) / steps, 2)
     counts = np.zeros((2, steps + 1), dtype=np.int64)  # background, object
-    for index, (scores, mask) in enumerate((_numpy(m), _numpy(n)) for m, n in zip(maps, masks, strict=True)):
+    for index, (scores, mask) in enumerate((numpy(m), numpy(n)) for m, n in zip(maps, masks, strict=True)):
         if scores.shape != mask.shape:
             raise ValueError(f"map {index} is {scores.shape}, but its mask {mask.shape}")
         if not ((scores >= 0) & (scores <= 1)).all():  # NaN neither
@@ -196,7 +195,7 @@ def mcnemar(a: Array, b: Array) -> float:
     Raises:
         ValueError: if the lengths differ.
     """
-    hits, others = _numpy(a), _numpy(b)
+    hits, others = numpy(a), numpy(b)
     if hits.shape != others.shape:
         raise ValueError(f"need hits on the same images, got {hits.shape} and {others.shape}")
     only_a, only_b = int((hits > others).sum()), int((hits < others).sum())
@@ -218,7 +217,7 @@ def paired_interval(differences: Array | Sequence[float], confidence: float = 0.
     Returns:
         Low and high in the same unit, both NaN for fewer than two differences.
     """
-    values = _numpy(differences).astype(float)
+    values = numpy(differences).astype(float)
     values = values[:, None] if values.ndim == 1 else values
     if values.size < 2:
         return np.nan, np.nan
@@ -227,14 +226,6 @@ def paired_interval(differences: Array | Sequence[float], confidence: float = 0.
     t = stats.t.ppf((1 + confidence) / 2, [len(m) - 1 for m in means])
     reach = (t * parts).sum() / np.sqrt(parts.sum()) if parts.any() else 0.0
     return float(values.mean() - reach), float(values.mean() + reach)
-
-
-def _numpy(values: Array | Sequence) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def _like(given: Array, result: np.ndarray) -> Array:
-    return torch.from_numpy(result).to(given.device) if isinstance(given, Tensor) else result
 
 
 def _area(low: np.ndarray, high: np.ndarray, inclusive: bool) -> np.ndarray:

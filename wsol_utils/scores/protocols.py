@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from wsol_utils.common.checks import one_of
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -74,8 +76,7 @@ def get(name: str) -> Protocol:
     Raises:
         ValueError: if the name is unknown.
     """
-    if name not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {name!r}; choose one of {', '.join(PROTOCOLS)}")
+    one_of("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from wsol_utils.common import files
+from wsol_utils.common.checks import one_of
 from wsol_utils.data.layouts import DatasetError, failure
 from wsol_utils.data.texts import LARGEST, below, number, plain_text
 
@@ -73,8 +74,7 @@ def read_metadata(folder: str | os.PathLike, corners: str = "half-open", say: Sa
             folder, or the ids of two files differ.
         ValueError: the corners are unknown.
     """
-    if corners not in CORNERS:
-        raise ValueError(f"unknown corners {corners!r}; choose one of {', '.join(CORNERS)}")
+    one_of("corners", corners, CORNERS)
     folder = Path(folder)
     present = (name for name in FILES if name != "image_sizes.txt" or (folder / name).exists())
     return _parse(folder, {name: _text(folder / name) for name in present}, corners, say)
