@@ -381,12 +381,7 @@ def test_refuses_wrong_shapes(function):
         function(np.ones((2, 3, 3)), [[0.1], [0.2]])
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("function", [largest_box, largest_boxes])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, "integers"])
-def test_refuses_what_is_not_a_finite_float(function, bad, kind):
-    maps = np.ones((1, 2, 2), dtype=int if bad == "integers" else float)
-    if bad != "integers":
-        maps[0, 1, 1] = bad
+def test_refuses_what_is_not_finite(function):
     with pytest.raises(ValueError, match="floating point"):
-        function(kind(maps), [0.1])
+        function(np.full((1, 2, 2), np.nan), [0.1])

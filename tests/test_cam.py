@@ -119,13 +119,8 @@ def test_nothing_is_changed_in_place():
     assert np.array_equal(maps, before)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, "integers"])
-def test_refuses_what_is_not_a_finite_float(kind, bad):
-    maps = np.ones((1, 2, 2), dtype=int if bad == "integers" else float)
-    if bad != "integers":
-        maps[0, 1, 1] = bad
-    maps, fine = kind(maps), kind(np.ones((1, 1, 1, 1)))
+def test_refuses_what_is_not_finite():
+    maps, fine = np.full((1, 2, 2), np.nan), np.ones((1, 1, 1, 1))
     calls = [
         lambda: cam.activation_map(maps[:, None], fine[:, 0, 0]),
         lambda: cam.activation_map(fine, maps[:, 1, 1:]),

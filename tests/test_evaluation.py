@@ -246,7 +246,7 @@ def test_the_iou_of_the_protocol_decides():
 
 def test_row_by_hand():
     four = predictions(ROW * 4, [[]] * 4, (10, 40), [0, 1, 2, 3], [0, 1, 2, 0])
-    figures = evaluation.row(four, np.array([0.5, 0.49, 0.9, 1.0]), SMALL)
+    [figures] = evaluation.rows(four, {"li": (np.zeros(4), np.array([0.5, 0.49, 0.9, 1.0]))}, SMALL)
     assert figures["n_images"] == 4
     assert (figures["top1_cls"], figures["top1_loc"], figures["gt_known"]) == (75, 50, 75)
     # Binomial(4, 3/4): P(0) = 0.004, P(≤ 1) = 0.051 > 0.025; P(4) = 0.316 > 0.025
@@ -267,8 +267,7 @@ def test_oracle_best_fixed_and_fixed_are_in_order(seed):
 
 def test_the_metrics_look_at_the_class_that_is_predicted():
     some = rough()
-    overlap = np.ones(20)
-    figures = evaluation.row(some, overlap, PAPER)
+    [figures] = evaluation.rows(some, {"li": (np.zeros(20), np.ones(20))}, PAPER)
     share = 100 * (some.predicted == some.label).mean()
     assert figures["top1_loc"] == figures["top1_cls"] == pytest.approx(share)
     assert figures["gt_known"] == 100
@@ -301,9 +300,8 @@ def only_box(protocol, values, eta=0.2, true=(0, 0, 40, 10), image_size=(40, 10)
     one = predictions([[values]], [[true]], (10, 40), image_size=image_size)
     protocol = replace(protocol, resolution="map", grid=(eta,))
     (found,) = boxes.largest_boxes(*evaluation.prepared(one.maps("signed"), one.size, protocol), protocol.grid)
-    return evaluation._as_scored(found, one, protocol).tolist()[0], evaluation.iou_on_grid(one, "signed", protocol)[
-        0, 0
-    ]
+    [box] = evaluation._as_scored(found, (1, 4), one.size, protocol).tolist()
+    return box, evaluation.iou_on_grid(one, "signed", protocol)[0, 0]
 
 
 WHOLE, NONE = [0, 0, 40, 10], [0, 0, 0, 0]
@@ -567,12 +565,13 @@ def test_coverage_is_taken_in_the_input_frame():
 def test_pixel_average_precision_by_hand(mask, expected):
     values = [8.0, 4.0, 2.0, 1.0]  # from the highest down: precision times the recall that each gains
     one = predictions([[values, values]], [[]], (2, 4))
-    found = evaluation.pixel_average_precision(one, "signed", replace(PAPER, levels=255), [np.array([mask, mask])])
+    scores = evaluation.scores(one, "signed", replace(PAPER, levels=255))
+    found = metrics.pixel_average_precision(scores, [np.array([mask, mask])])
     assert found == pytest.approx(expected)
 
 
 def test_negative_scores_count_as_none():
     one = predictions([[[8.0, 4.0, -2.0, -8.0]]], [[]], (1, 4))  # signed, divided by the maximum: two at 0
     masks = [np.array([[0, 0, 1, 0]])]
-    assert evaluation.pixel_average_precision(one, "signed", PAPER, masks) == pytest.approx(100 / 4)
-    assert evaluation.pixel_average_precision(one, "signed", CHOE, masks) == pytest.approx(100 / 3)  # stretched
+    found = [metrics.pixel_average_precision(evaluation.scores(one, "signed", row), masks) for row in (PAPER, CHOE)]
+    assert found == pytest.approx([100 / 4, 100 / 3])  # the second stretched

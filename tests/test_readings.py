@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from wsol_utils import boxes, pooling, readings, thresholds
+from wsol_utils import boxes, evaluation, pooling, readings, thresholds
 from wsol_utils.maps.extract import maps_of
 from wsol_utils.maps.predictions import Predictions, kind
 from wsol_utils.scores.protocols import PROTOCOLS
@@ -82,7 +82,11 @@ TRUE = [[(0, 0, 20, 10)], [(0, 0, 10, 10)]]
 
 def test_conventions_by_hand():
     two = predictions({"absolute": MAPS, "signed": np.zeros((2, 1, 4))}, TRUE, (10, 40))
-    found = readings.of_conventions(two, "absolute", SMALL).set_index("reading")
+    by_rule = evaluation.overlaps(two, "absolute", SMALL, thresholds.RULES)
+    known = by_rule | evaluation.bounds(two, "absolute", SMALL)
+    found = readings.of_conventions(two, "absolute", SMALL)
+    pd.testing.assert_frame_equal(found, readings.of_conventions(two, "absolute", SMALL, known))
+    found = found.set_index("reading")
     assert list(found.columns) == ["fixed", "first_above_mean", "best_fixed", "oracle", "mean η"]
     # Above 0.2: three positions, IoU 2/3, and four, 1/4. V of the first map is 0.583, 0.75 from η = 0.25 and 1 from
     # 0.5: D exceeds its mean at 0.25 first, and the box is right. Of the second, 0.625 and 1 from 0.5: right too.

@@ -470,7 +470,7 @@ def test_floating_point_of_every_kind(tmp_path, dtype, order):
         ({"protocol": "choe"}, "unknown protocol 'choe'; choose one of paper, wsolevaluation"),
         (
             {"rules": ["fixed", "otso"]},
-            "unknown threshold rule 'otso'; choose one or more of fixed, first_above_mean.*oracle",
+            "unknown threshold rule 'otso'.*; choose one of fixed, first_above_mean.*oracle",
         ),
         ({"rules": []}, "no threshold rule; choose one or more of fixed"),
     ],
@@ -840,8 +840,8 @@ def test_the_command_on_openimages(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--protocol", "papers"], "unknown protocol 'papers'; choose one of paper"),
-        (["--rule", "otso"], "unknown threshold rule 'otso'; choose one or more of fixed"),
+        (["--protocol", "papers"], "unknown protocol 'papers' (did you mean 'paper'?); choose one of paper"),
+        (["--rule", "otso"], "unknown threshold rule 'otso' (did you mean 'otsu'?); choose one of fixed"),
         (["--corners", "closed"], "unknown corners 'closed'; choose one of half-open, inclusive"),
         (["--eta", "1.5"], "a threshold is a share of the map's maximum, from 0 to 1, got eta 1.5"),
         (["--eta", "nan"], "from 0 to 1, got eta nan"),

@@ -113,8 +113,7 @@ def test_a_network_that_stands_as_it_is(tmp_path):
 def test_every_row_is_computed_again(run):
     """Two networks, two recombinations, five rules: all of metrics.csv, from the predictions."""
     _, config = verification.read(run)
-    found = {name: runs.predictions(config, 0, name) for name in config.poolings}
-    rows = [row for name in found for row in verification.measured(config, found[name], 0, name)]
+    rows = verification.measured(config, {(0, name): runs.predictions(config, 0, name) for name in config.poolings})
     assert len(rows) == len(pd.read_csv(run / "metrics.csv")) == 2 * 2 * 5
 
 

@@ -17,11 +17,7 @@ def tensor(values: Sequence | np.ndarray | Tensor) -> Tensor:
 
 
 def floating(values: Array, name: str = "maps") -> Tensor:
-    """A tensor of them, where they are.
-
-    Raises:
-        ValueError: if they are not floating point, or not finite.
-    """
+    """A tensor of them, on their device; ValueError if they are not floating point, or not finite."""
     given = tensor(values)
     if not given.is_floating_point() or not _finite(given):
         raise ValueError(f"{name} must be floating point without NaN or infinity")
@@ -29,11 +25,7 @@ def floating(values: Array, name: str = "maps") -> Tensor:
 
 
 def floating_maps(maps: Array) -> Tensor:
-    """(B, H, W), as `floating`, without gradients.
-
-    Raises:
-        ValueError: if they are of another shape, not floating point, or not finite.
-    """
+    """`floating` of (B, H, W), and no other shape; without gradients."""
     given = tensor(maps).detach()
     if given.ndim != 3:
         raise ValueError(f"maps must be (B, H, W), got {tuple(given.shape)}")

@@ -18,14 +18,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from wsol_utils import boxes
 from wsol_utils.boxes import thresholds
+from wsol_utils.common.checks import numpy
 from wsol_utils.data import photographs, transforms
 from wsol_utils.data.texts import DatasetError, failure, is_litter
 from wsol_utils.figures import plots
 from wsol_utils.maps import cam
 from wsol_utils.own_pictures.networks import Network, load_network
 from wsol_utils.own_pictures.views import Located, View, light, write_coco, write_csv
+from wsol_utils.scores import evaluation, protocols
 
 __all__ = [
     "Located", "Network", "View", "activation", "draw", "light", "load_network", "locate", "look", "pictures",
@@ -111,8 +112,8 @@ def look(network: Network, path: str | Path, class_index: int | None = None) -> 
         probabilities = logits[0].float().softmax(dim=0)
     index = int(probabilities.argmax()) if class_index is None else class_index
     return View(
-        image, str(path), index, network.class_names[index], _array(probabilities), _array(features[0]),
-        _array(weights[index]), None, network.image_size,
+        image, str(path), index, network.class_names[index], numpy(probabilities), numpy(features[0]),
+        numpy(weights[index]), None, network.image_size,
     )  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def view_of(
     Raises:
         ValueError: if a shape is wrong, or the scores are not floating point or not finite.
     """
-    given = _array(scores) if isinstance(scores, Tensor) and scores.is_floating_point() else np.asarray(scores)
+    given = numpy(scores)
     if given.ndim != 2 or 0 in given.shape:
         raise ValueError(f"a map is (h, w), got {given.shape}")
     if given.dtype.kind != "f" or not np.isfinite(given).all():
@@ -181,16 +182,18 @@ def locate(
     """
     if eta is not None and not 0 <= eta <= 1:
         raise ValueError(f"a threshold is a fraction of the map's maximum, from 0 to 1, got {eta}")
-    maps = cam.normalize(cam.upsample(activation(view, recombination)[None], view.image_size))  # (1, S, S)
+    raw, side = activation(view, recombination)[None], view.image_size  # (1, h, w)
+    rules = [rule] if eta is None else {"slider": np.array([eta])}
+    maps, found = evaluation.localize_maps(raw, (side, side), protocols.PAPER, rules)  # (1, S, S)
+    [(rule, (chosen, box))] = found.items()
     means = thresholds.boundary_means(maps)
-    chosen = thresholds.select(maps, rule) if eta is None else np.array([eta], dtype=np.float32)
-    x0, y0, x1, y1 = boxes.largest_box(maps, chosen)[0] / view.image_size
+    x0, y0, x1, y1 = box[0] / side
     height, width = view.image.shape[:2]
     return Located(
         maps[0], float(str(chosen[0])) if eta is None else float(eta),  # 0.7, not 0.699999988
         (float(x0 * width), float(y0 * height), float(x1 * width), float(y1 * height)),
         np.array(thresholds.PAPER_GRID), means[0], thresholds.boundary_differences(means)[0],
-        "given" if view.given_map is not None else recombination, rule if eta is None else "slider",
+        "given" if view.given_map is not None else recombination, rule,
     )  # fmt: skip
 
 
@@ -243,7 +246,3 @@ def _decoded(path: Path) -> Image.Image:
         too_large = isinstance(error.__cause__, Image.DecompressionBombError)
         remedy = "scale the picture down" if too_large else "save it again as JPEG or PNG, or leave it out"
         raise failure(path.parent, path.name, problem, remedy) from error
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().float().cpu().numpy()

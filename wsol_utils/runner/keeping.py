@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from wsol_utils import boxes
 from wsol_utils.boxes import thresholds
 from wsol_utils.data import datasets
 from wsol_utils.experiment import experiments, runs, stages
 from wsol_utils.figures import plots, reference
 from wsol_utils.maps import cam
 from wsol_utils.network import models
+from wsol_utils.scores import evaluation, protocols
 from wsol_utils.scores.seeds import FIGURES
 
 TABLES = ("metrics.csv", "seeds.csv", "differences.csv", "contributions.csv", "table.csv", "table.md")
@@ -128,15 +128,16 @@ def draw_example() -> None:
         image, truth, label = kept["image"], kept["truth"][0], int(kept["label"])
         features, weights = kept["features"].astype(np.float32), kept["class_weights"][label]
     maps = {how: cam.activation_map(features[None], weights[None], how) for how in ("signed", "absolute")}
-    upsampled = cam.upsample(maps["absolute"], image.shape[:2])
-    eta = thresholds.select(upsampled)
+    protocol, rule = protocols.PAPER, "first_above_mean"
+    upsampled, found = evaluation.localize_maps(maps["absolute"], image.shape[:2], protocol, [rule])
+    eta, box = found[rule]
     by_share = np.argsort(weights * features.mean(axis=(1, 2)))  # of the class score
     plots.save(
         plots.pipeline(
             image, [(float(weights[c]), features[c]) for c in (*by_share[:-3:-1], *by_share[:2])],
-            maps["signed"][0], maps["absolute"][0], thresholds.PAPER_GRID,
+            maps["signed"][0], maps["absolute"][0], protocol.candidates,
             thresholds.boundary_differences(thresholds.boundary_means(upsampled))[0], float(eta[0]),
-            boxes.largest_box(upsampled, eta)[0], truth,
+            box[0], truth,
         ),
         reference.folder("sample", "birds").with_name("pipeline.png"),
     )  # fmt: skip

@@ -14,7 +14,7 @@ import pandas as pd
 from wsol_utils.common import files
 from wsol_utils.experiment import experiments, runs
 from wsol_utils.figures import tables
-from wsol_utils.maps.predictions import Predictions, kind
+from wsol_utils.maps.predictions import Predictions
 from wsol_utils.runner import comparison, manifest
 from wsol_utils.scores import evaluation, seeds
 
@@ -127,13 +127,11 @@ def inside(folder: Path, name: str) -> bool:
         return False
 
 
-def measured(config: experiments.Config, prediction: Predictions, seed: int, pooling: str) -> list[dict]:
-    """The rows of metrics.csv that notebooks 03 and 04 make of one network's predictions."""
+def measured(config: experiments.Config, networks: dict[tuple, Predictions]) -> list[dict]:
+    """The rows of metrics.csv that notebooks 03 and 04 make of networks' predictions, each by its seed and pooling."""
     conventions, rows = config.conventions, []
-    for recombination in config.recombinations:
-        name = kind(recombination, config.features)
-        key = {"seed": seed, "pooling": pooling, "recombination": recombination}
-        bounds = evaluation.on_grid(evaluation.iou_on_grid(prediction, name, conventions), conventions)
+    for key, prediction, name in evaluation.combinations(networks, config.recombinations, config.features):
+        bounds = evaluation.bounds(prediction, name, conventions)
         by_rule = evaluation.overlaps(prediction, name, conventions, ["fixed", *config.rules])
         chosen = evaluation.rows(prediction, by_rule, conventions)[1:]  # the fixed one is among the bounds
         rows += [key | row for row in evaluation.rows(prediction, bounds, conventions) + chosen]
@@ -183,22 +181,22 @@ def _figures(config: Kept, checked: dict[str, bool], whole: set[str]) -> list[Fi
 
 
 def _metrics(config: Kept, metrics: pd.DataFrame, whole: set[str]) -> list[Finding]:
-    networks = metrics  # or, where it is whole, the list of them
+    columns, networks = list(evaluation.NETWORK), metrics  # or, where it is whole, the list of them
     if all(f"seed{seed}/networks.csv" in whole for seed in config.seeds):
         networks = runs.networks(config)
     findings, rows, failed = [], [], []
-    for seed, pooling in networks[["seed", "pooling"]].drop_duplicates().itertuples(index=False):
-        path = runs.prediction_file(config, seed, pooling, config.conventions)
+    for network in networks[columns].drop_duplicates().itertuples(index=False, name=None):
+        path = runs.prediction_file(*(config, *network, config.conventions))
         name = path.relative_to(config.folder).as_posix()
         try:
             if name not in whole:  # the checksums have told why
                 raise ValueError("it is missing or damaged, or the manifest does not list it")
-            rows += measured(config, Predictions.load(path), seed, pooling)
+            rows += measured(config, {network: Predictions.load(path)})
         except Exception as error:  # arrays that do not go together can fail in many ways
             findings.append(Finding(f"{_shown(name)}: the figures made of it were not checked: {_line(error)}"))
-            failed.append((seed, pooling))
+            failed.append(network)
     if rows:
-        left = metrics[~pd.MultiIndex.from_frame(metrics[["seed", "pooling"]]).isin(failed)] if failed else metrics
+        left = metrics[~pd.MultiIndex.from_frame(metrics[columns]).isin(failed)] if failed else metrics
         again = runs.described(config, pd.DataFrame(rows))
         findings += _told(comparison.of_tables("metrics.csv", KEYS["metrics.csv"], left, again))
         findings += _overlaps(config, pd.DataFrame(rows))

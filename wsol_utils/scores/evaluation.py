@@ -1,7 +1,8 @@
 """From maps to boxes to a row of metrics: the same few steps for every combination that is compared."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -10,14 +11,63 @@ from wsol_utils.boxes import thresholds
 from wsol_utils.common.bars import watched
 from wsol_utils.maps import cam
 from wsol_utils.maps.predictions import Predictions
+from wsol_utils.maps.predictions import kind as kind_of
 from wsol_utils.scores import metrics
 from wsol_utils.scores.protocols import Protocol, frame_side
 
 CHUNK = 128  # maps that are upsampled at a time: 26 MB at 224×224
 LOOK_AT_BOXES = ("best_fixed", "oracle", "tuned")  # the last at those of another split
+NETWORK = ("seed", "pooling")  # the columns of every table that tell one network from another
+
+Size = Sequence[int] | np.ndarray  # height, width
+Rules = Sequence[str] | Mapping[str, np.ndarray]  # `thresholds.RULES`, or thresholds (N,) of one's own by their names
+Found = dict[str, tuple[np.ndarray, np.ndarray]]  # for each rule: thresholds (N,), and what they give
 
 
-def prepared(maps: np.ndarray, size: Sequence[int] | np.ndarray, protocol: Protocol) -> Iterator[np.ndarray]:
+def combinations(
+    networks: Mapping[tuple, Predictions], recombinations: Iterable[str], features: str
+) -> Iterator[tuple[dict[str, Any], Predictions, str]]:
+    """All that is compared, in the order of the tables: every network with every recombination of its maps.
+
+    Args:
+        networks: what each predicts, by its values of `NETWORK`.
+        recombinations, features: as of `predictions.kind`.
+
+    Yields:
+        The values of `NETWORK` and the recombination by their columns, the predictions, and the kind of the maps.
+    """
+    for network, predictions in networks.items():
+        for recombination in recombinations:
+            key = dict(zip(NETWORK, network, strict=True)) | {"recombination": recombination}
+            yield key, predictions, kind_of(recombination, features)
+
+
+def localize_maps(maps: np.ndarray, size: Size, protocol: Protocol, rules: Rules) -> tuple[np.ndarray, Found]:
+    """From maps to boxes: each map as the protocol normalises it, its threshold, the largest component's box.
+
+    Args:
+        maps: (B, h, w), raw.
+        size: height and width of the network's input.
+
+    Returns:
+        (B, H', W') normalised maps; for each rule thresholds (B,) and boxes (B, 4) in the network's input frame, in the
+        protocol's convention: half-open, but that `clip` moves far corners to the last pixel.
+    """
+    unit = _normalized(maps, size, protocol)
+    graded = _graded(unit, protocol)
+    if isinstance(rules, Mapping):
+        chosen = dict(rules)
+    else:
+        chosen = thresholds.select_all(unit, rules, protocol.candidates, protocol.boundary)
+        if protocol.levels and "percentile" in rules:  # rethinkingCAM's own rule: int(0.35 · percentile) of levels
+            cut = np.floor([thresholds.IMAGE_RULES["percentile"](image) for image in graded])
+            chosen["percentile"] = cut / protocol.levels  # the maximum, unless there is nothing
+    found = {rule: boxes.largest_box(graded, eta, protocol.component) for rule, eta in chosen.items()}
+    shape = graded.shape[1:]
+    return unit, {rule: (chosen[rule], _as_scored(box, shape, size, protocol)) for rule, box in found.items()}
+
+
+def prepared(maps: np.ndarray, size: Size, protocol: Protocol) -> Iterator[np.ndarray]:
     """Maps as the protocol thresholds them, a chunk at a time.
 
     Args:
@@ -29,11 +79,7 @@ def prepared(maps: np.ndarray, size: Sequence[int] | np.ndarray, protocol: Proto
         (at most CHUNK, H', W'), whole numbers where the protocol has levels.
     """
     for rows in chunks(len(maps)):
-        chunk = maps[rows]
-        if protocol.resolution == "input":
-            chunk = cam.upsample(chunk, (int(size[0]), int(size[1])), protocol.interpolation)
-        unit = chunk.clip(0, 1) if protocol.normalization == "none" else cam.normalize(chunk, protocol.normalization)
-        yield _graded(unit, protocol)
+        yield _graded(_normalized(maps[rows], size, protocol), protocol)
 
 
 def chunks(count: int) -> Iterator[slice]:
@@ -43,9 +89,8 @@ def chunks(count: int) -> Iterator[slice]:
 
 def prepared_kind(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[np.ndarray]:
     """`prepared` of the maps of one kind, which are read from their file a chunk at a time."""
-    several = list(chunks(len(predictions.image_id)))
-    for rows in watched(several, len(several), kind, f"{CHUNK} maps"):
-        yield from prepared(predictions.maps(kind, rows), predictions.size, protocol)
+    for _, maps in _of_kind(predictions, kind):
+        yield from prepared(maps, predictions.size, protocol)
 
 
 def truth(predictions: Predictions, protocol: Protocol) -> list[np.ndarray]:
@@ -75,7 +120,8 @@ def iou_on_grid(predictions: Predictions, kind: str, protocol: Protocol) -> np.n
     for chunk in prepared_kind(predictions, kind, protocol):
         found = boxes.largest_boxes(chunk, protocol.grid, protocol.component)  # (n, K, 4)
         some = true[len(overlap) : len(overlap) + len(found)]
-        overlap += list(metrics.best_iou_on_grid(_as_scored(found, predictions, protocol), some, protocol.inclusive))
+        scored = _as_scored(found, chunk.shape[1:], predictions.size, protocol)
+        overlap += list(metrics.best_iou_on_grid(scored, some, protocol.inclusive))
     return np.array(overlap)
 
 
@@ -91,7 +137,7 @@ def iou_of_contours(predictions: Predictions, kind: str, protocol: Protocol) -> 
         found = boxes.contour_boxes(image, protocol.grid)  # K arrays (M, 4), shared where masks are the same
         distinct = {id(array): array for array in found}
         first = np.cumsum([0, *map(len, distinct.values())])[:-1]
-        several = _as_scored(np.concatenate(list(distinct.values())), predictions, protocol)
+        several = _as_scored(np.concatenate(list(distinct.values())), image.shape, predictions.size, protocol)
         overlap = metrics.iou(several, true[i], protocol.inclusive).max(axis=1, initial=0)
         place = {key: j for j, key in enumerate(distinct)}
         mask = [place[id(array)] for array in found]  # (K,)
@@ -99,81 +145,35 @@ def iou_of_contours(predictions: Predictions, kind: str, protocol: Protocol) -> 
     return largest, best
 
 
-def localize(
-    predictions: Predictions, kind: str, protocol: Protocol, rules: Sequence[str]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The threshold that each rule chooses for each map, and the box that it gives.
+def localize(predictions: Predictions, kind: str, protocol: Protocol, rules: Rules) -> Found:
+    """`localize_maps` of all maps of one kind: the threshold of each, and the box that it gives.
 
     Returns:
-        For each rule: (N,) thresholds, (N, 4) boxes in the network's input frame, in the protocol's convention.
+        For each rule: (N,) thresholds, (N, 4) boxes.
     """
-    chosen: dict[str, list] = {rule: [] for rule in rules}
-    found: dict[str, list] = {rule: [] for rule in rules}
-    for chunk in prepared_kind(predictions, kind, replace(protocol, levels=0)):
-        graded = _graded(chunk, protocol)
-        selected = thresholds.select_all(chunk, rules, protocol.candidates, protocol.boundary)
-        if protocol.levels and "percentile" in rules:  # rethinkingCAM's own rule: int(0.35 · percentile) of levels
-            cut = np.floor([thresholds.IMAGE_RULES["percentile"](image) for image in graded])
-            selected["percentile"] = cut / protocol.levels  # the maximum, unless there is nothing
-        for rule, eta in selected.items():
-            chosen[rule].append(eta)
-            found[rule].append(boxes.largest_box(graded, eta, protocol.component))
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for rows, maps in _of_kind(predictions, kind):
+        some = {name: eta[rows] for name, eta in rules.items()} if isinstance(rules, Mapping) else rules
+        for rule, found in localize_maps(maps, predictions.size, protocol, some)[1].items():
+            parts.setdefault(rule, []).append(found)
     return {
-        rule: (np.concatenate(chosen[rule]), _as_scored(np.concatenate(found[rule]), predictions, protocol))
-        for rule in rules
+        rule: (np.concatenate([eta for eta, _ in several]), np.concatenate([box for _, box in several]))
+        for rule, several in parts.items()
     }
 
 
-def overlaps(
-    predictions: Predictions, kind: str, protocol: Protocol, rules: Sequence[str]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The threshold that each rule chooses for each map, and the IoU of its box with the nearest true box.
-
-    Returns:
-        For each rule: (N,) thresholds, (N,) IoU.
-    """
-    true = truth(predictions, protocol)
-    localized = localize(predictions, kind, protocol, rules)
+def overlaps(predictions: Predictions, kind: str, protocol: Protocol, rules: Rules) -> Found:
+    """As `localize`, but in place of each box its IoU with the nearest true box, (N,)."""
+    true, localized = truth(predictions, protocol), localize(predictions, kind, protocol, rules)
     return {rule: (eta, metrics.best_iou(found, true, protocol.inclusive)) for rule, (eta, found) in localized.items()}
 
 
-def at(predictions: Predictions, kind: str, protocol: Protocol, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The box of each map at its own threshold.
-
-    Args:
-        eta: (N,), as `localize` gives them, or thresholds of one's own.
-
-    Returns:
-        (N, 4) half-open pixels of the network's input frame, no far corner clipped to the last pixel, of no area where
-        there is no box; and (N,) what the protocol takes for its IoU with the nearest true box.
-    """
-    found = list[np.ndarray]()
-    for chunk in prepared_kind(predictions, kind, protocol):
-        some = eta[sum(map(len, found)) :][: len(chunk)]
-        found.append(boxes.largest_box(chunk, some, protocol.component))
-    whole, scored = (
-        _as_scored(np.concatenate(found), predictions, row) for row in (replace(protocol, clip=False), protocol)
-    )
-    return whole, metrics.best_iou(scored, truth(predictions, protocol), protocol.inclusive)
+def bounds(predictions: Predictions, kind: str, protocol: Protocol) -> Found:
+    """`on_grid` of the maps of one kind."""
+    return on_grid(iou_on_grid(predictions, kind, protocol), protocol)
 
 
-def row(predictions: Predictions, overlap: np.ndarray, protocol: Protocol) -> dict[str, float]:
-    """The metrics of one combination.
-
-    Args:
-        predictions: for the classes and the number of images.
-        overlap: (N,) IoU of each image's box.
-        protocol: for the IoU that counts as a hit.
-
-    Returns:
-        n_images, top1_cls, top1_loc, gt_known, gt_known_low, gt_known_high (percent, 95 % interval).
-    """
-    figures = metrics.localization(overlap, predictions.predicted, predictions.label, protocol.iou)
-    low, high = metrics.interval(figures["gt_known"], len(overlap))
-    return {"n_images": len(overlap), **figures, "gt_known_low": low, "gt_known_high": high}
-
-
-def on_grid(overlap: np.ndarray, protocol: Protocol) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def on_grid(overlap: np.ndarray, protocol: Protocol) -> Found:
     """Three ways to a threshold on the grid: the fixed one, and two that look at the true boxes.
 
     Args:
@@ -192,13 +192,13 @@ def on_grid(overlap: np.ndarray, protocol: Protocol) -> dict[str, tuple[np.ndarr
     return {rule: (grid[k], overlap[images, k]) for rule, k in columns.items()}
 
 
-def rows(predictions: Predictions, found: dict[str, tuple[np.ndarray, np.ndarray]], protocol: Protocol) -> list[dict]:
+def rows(predictions: Predictions, found: Found, protocol: Protocol) -> list[dict]:
     """A row of metrics for each rule of `overlaps` or `on_grid`, compared with `fixed` on the same images.
 
     Returns:
-        threshold_rule, threshold and threshold_sd (mean and deviation of those chosen), uses_ground_truth, what
-        `row` gives, `p_value`: McNemar's against `fixed`, empty without it, and of each image, (N,), `iou` and
-        `class_is_right`.
+        threshold_rule, threshold and threshold_sd (mean and deviation of those chosen), uses_ground_truth, `p_value`:
+        McNemar's against `fixed`, empty without it; n_images, top1_cls, top1_loc, gt_known, gt_known_low,
+        gt_known_high (percent, 95 % interval); and of each image, (N,), `iou` and `class_is_right`.
     """
     listed, right = [], np.asarray(predictions.predicted == predictions.label)
     for rule, (eta, overlap) in found.items():
@@ -207,8 +207,10 @@ def rows(predictions: Predictions, found: dict[str, tuple[np.ndarray, np.ndarray
         if "fixed" in found:
             hits, usual = overlap >= protocol.iou, found["fixed"][1] >= protocol.iou
             figures["p_value"] = metrics.mcnemar(hits, usual)
-        listed.append(figures | row(predictions, overlap, protocol))
-        listed[-1] |= {"iou": overlap, "class_is_right": right}
+        hit = metrics.localization(overlap, predictions.predicted, predictions.label, protocol.iou)
+        low, high = metrics.interval(hit["gt_known"], len(overlap))
+        figures |= {"n_images": len(overlap), **hit, "gt_known_low": low, "gt_known_high": high}
+        listed.append(figures | {"iou": overlap, "class_is_right": right})
     return listed
 
 
@@ -226,7 +228,8 @@ def coverage(predictions: Predictions, maps: Callable[[slice], np.ndarray], prot
     true, listed = predictions.true_boxes(), list[list[float]]()
     protocol = replace(protocol, resolution="input", levels=0)
     for rows in chunks(len(true)):
-        for image in (image for chunk in prepared(maps(rows), predictions.size, protocol) for image in chunk):
+        [chunk] = prepared(maps(rows), predictions.size, protocol)
+        for image in chunk:
             inside = inside_boxes(true[len(listed)], image.shape)
             covered = image > thresholds.FIXED * image.max()
             both = np.count_nonzero(covered & inside)
@@ -242,21 +245,24 @@ def inside_boxes(found: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return inside
 
 
-def pixel_average_precision(
-    predictions: Predictions, kind: str, protocol: Protocol, masks: Iterable[np.ndarray]
-) -> float:
-    """PxAP in percent (Choe et al.).
-
-    Args:
-        masks: N of (H, W) in the network's input frame: 1 object, 0 background, 255 ignored.
-    """
-    return metrics.pixel_average_precision(scores(predictions, kind, protocol), masks)
-
-
 def scores(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[np.ndarray]:
     """Maps (H, W) in [0, 1] in the network's input frame, one at a time; below 0 is below every threshold."""
     for chunk in prepared_kind(predictions, kind, replace(protocol, resolution="input", levels=0)):
         yield from chunk.clip(min=0)
+
+
+def _of_kind(predictions: Predictions, kind: str) -> Iterator[tuple[slice, np.ndarray]]:
+    """The maps of one kind, which are read from their file a chunk at a time, with their rows."""
+    several = list(chunks(len(predictions.image_id)))
+    for rows in watched(several, len(several), kind, f"{CHUNK} maps"):
+        yield rows, predictions.maps(kind, rows)
+
+
+def _normalized(maps: np.ndarray, size: Size, protocol: Protocol) -> np.ndarray:
+    """(n, h, w) raw maps -> (n, H', W') at the protocol's resolution, with 1 as their maximum."""
+    if protocol.resolution == "input":
+        maps = cam.upsample(maps, (int(size[0]), int(size[1])), protocol.interpolation)
+    return maps.clip(0, 1) if protocol.normalization == "none" else cam.normalize(maps, protocol.normalization)
 
 
 def _graded(chunk: np.ndarray, protocol: Protocol) -> np.ndarray:
@@ -265,11 +271,11 @@ def _graded(chunk: np.ndarray, protocol: Protocol) -> np.ndarray:
     return np.floor(protocol.levels * chunk.astype(np.float64)) if protocol.levels else chunk
 
 
-def _as_scored(found: np.ndarray, predictions: Predictions, protocol: Protocol) -> np.ndarray:
-    """Half-open boxes (..., 4) in pixels of the map -> what the protocol compares with the true boxes."""
-    height, width = (int(side) for side in predictions.size)
+def _as_scored(found: np.ndarray, shape: Sequence[int], size: Size, protocol: Protocol) -> np.ndarray:
+    """Half-open boxes (..., 4) in pixels of maps of that shape -> what the protocol compares with the true boxes."""
+    height, width = (int(side) for side in size)
     if protocol.resolution == "map":
-        rows, columns = predictions.scaled_maps.shape[2:]
+        rows, columns = shape
         found = found * (np.array([width, height, width, height]) / [columns, rows, columns, rows])
     if protocol.empty == "image":
         found = np.where(found[..., 2:3] > found[..., 0:1], found, [0, 0, width, height])

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from wsol_utils.boxes.thresholds import PAPER_GRID
 from wsol_utils.common.checks import one_of
 
 
@@ -48,7 +49,6 @@ class Protocol:
     iou: float
 
 
-PAPER_GRID = tuple(i / 20 for i in range(21))  # Sec. 5
 CHOE_GRID = tuple(i / 1000 for i in range(1000))
 
 # Zhang et al., Secs. 4.3 and 5: map > η · max with η in 0, 0.05, ..., 1; IoU as Russakovsky et al.

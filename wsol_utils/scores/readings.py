@@ -41,26 +41,30 @@ FEATURES = {
 RULE = "first_above_mean"
 
 
-def of_conventions(predictions: Predictions, map_kind: str, protocol: Protocol) -> pd.DataFrame:
+def of_conventions(
+    predictions: Predictions, map_kind: str, protocol: Protocol, known: evaluation.Found | None = None
+) -> pd.DataFrame:
     """What each convention costs on the same maps.
 
     Args:
         map_kind: which of the maps.
         protocol: what "as it stands" means; a change that it has already is left out.
+        known: of the maps as they stand, as for `figures`.
 
     Returns:
         Columns reading, GT-known in percent with the fixed threshold 0.20, with Sec. 4.3's rule, with the best
         fixed threshold and with the oracle, and the rule's mean threshold.
     """
-    rows, boxes = [], {}
+    rows, bounds = [], {replace(protocol, candidates=(), boundary=""): known} if known else {}
     for reading, change in CONVENTIONS.items():
         changed = replace(protocol, **change)
         if changed == protocol and change:
             continue
         same_boxes = replace(changed, candidates=(), boundary="")  # what the rule looks at moves no other box
-        if same_boxes not in boxes:
-            boxes[same_boxes] = evaluation.iou_on_grid(predictions, map_kind, changed)
-        rows.append({"reading": reading} | figures(predictions, map_kind, changed, boxes[same_boxes]))
+        if same_boxes not in bounds:
+            bounds[same_boxes] = evaluation.bounds(predictions, map_kind, changed)
+        found = {rule: chosen for rule, chosen in bounds[same_boxes].items() if not change or rule != RULE}
+        rows.append({"reading": reading} | figures(predictions, map_kind, changed, found))
     return pd.DataFrame(rows)
 
 
@@ -101,7 +105,7 @@ def of_channels(predictions: Predictions, protocol: Protocol) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def of_failures(found: dict[str, tuple[np.ndarray, np.ndarray]], protocol: Protocol) -> pd.DataFrame:
+def of_failures(found: evaluation.Found, protocol: Protocol) -> pd.DataFrame:
     """Where a rule misses a box that another threshold of the same map would have found, and which way it errs.
 
     Args:
@@ -173,11 +177,12 @@ def of_choe(
 
     Args:
         name: which of the maps.
-        masks: N of (H, W) in the network's input frame, as `evaluation.pixel_average_precision` takes them.
+        masks: N of (H, W) in the network's input frame, as `metrics.pixel_average_precision` takes them.
     """
     largest, best = evaluation.iou_of_contours(predictions, name, protocol)
     accuracy, k = metrics.max_box_acc(largest, protocol.iou)
-    pixels = np.nan if masks is None else evaluation.pixel_average_precision(predictions, name, protocol, masks)
+    maps = evaluation.scores(predictions, name, protocol)
+    pixels = np.nan if masks is None else metrics.pixel_average_precision(maps, masks)
     v2 = metrics.max_box_acc_v2(best)
     whole = {"MaxBoxAcc": accuracy, "at τ": protocol.grid[k], "MaxBoxAccV2": v2, "PxAP": pixels}
     return whole | metrics.max_box_acc_v2_parts(best)
@@ -190,22 +195,17 @@ def average(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
 
 
 def figures(
-    predictions: Predictions, name: str, protocol: Protocol, on_grid: np.ndarray | None = None
+    predictions: Predictions, name: str, protocol: Protocol, known: evaluation.Found | None = None
 ) -> dict[str, float]:
     """GT-known of one kind of map by 0.20, the rule, the best fixed threshold, the oracle; and the rule's mean η.
 
     Args:
         name: which of the maps.
-        on_grid: (N, K), what `evaluation.iou_on_grid` gives for them, where it is known already.
+        known: what `evaluation.bounds` found of them, and the rule, where that is known already.
     """
-    overlap = evaluation.iou_on_grid(predictions, name, protocol) if on_grid is None else on_grid
-    bounds = evaluation.on_grid(overlap, protocol)
-    chosen = evaluation.overlaps(predictions, name, protocol, ["fixed", RULE])
-    shown = {
-        "fixed": chosen["fixed"],
-        RULE: chosen[RULE],
-        "best_fixed": bounds["best_fixed"],
-        "oracle": bounds["oracle"],
-    }
+    found = known or evaluation.bounds(predictions, name, protocol)
+    if RULE not in found:
+        found = found | evaluation.overlaps(predictions, name, protocol, [RULE])
+    shown = {rule: found[rule] for rule in ("fixed", RULE, "best_fixed", "oracle")}
     hits = {rule: 100 * float((overlap >= protocol.iou).mean()) for rule, (_, overlap) in shown.items()}
-    return hits | {"mean η": float(chosen[RULE][0].mean())}
+    return hits | {"mean η": float(found[RULE][0].mean())}

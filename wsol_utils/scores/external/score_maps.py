@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 from wsol_utils.boxes import thresholds
 from wsol_utils.common import files
 from wsol_utils.common.bars import QUIET
+from wsol_utils.common.checks import one_of
 from wsol_utils.data.layouts import failure
 from wsol_utils.maps import cam
 from wsol_utils.maps.predictions import Predictions
@@ -82,14 +84,9 @@ def find(folder: str | os.PathLike, image_ids: Sequence[str]) -> tuple[dict[str,
 
 
 def read(
-    maps_folder: str | os.PathLike,
-    metadata: Metadata,
-    image_ids: Sequence[str],
-    protocol: protocols.Protocol,
-    size: int = 224,
-    predicted: np.ndarray | None = None,
-    names: Mapping[str, str] | None = None,
-) -> Predictions:
+    maps_folder: str | os.PathLike, metadata: Metadata, image_ids: Sequence[str], protocol: protocols.Protocol,
+    size: int = 224, predicted: np.ndarray | None = None, names: Mapping[str, str] | None = None,
+) -> Predictions:  # fmt: skip
     """Some images' maps as predictions that hold one map each, "maps": all of `evaluation` works on them.
 
     Maps keep their precision. Where they differ in shape, they are upsampled here rather than by `evaluation`.
@@ -168,10 +165,10 @@ def evaluate(
     """
     convention, own = protocols.get(protocol) if isinstance(protocol, str) else protocol, own or {}
     count = len(metadata.image_ids)
-    unknown = [rule for rule in rules if rule not in RULES]
-    if unknown or not rules:
-        problem = f"unknown threshold rule {unknown[0]!r}" if unknown else "no threshold rule"
-        raise ValueError(f"{problem}; choose one or more of {', '.join(RULES)}")
+    if not rules:
+        raise ValueError(f"no threshold rule; choose one or more of {', '.join(RULES)}")
+    for rule in rules:
+        one_of("threshold rule", rule, RULES)
     if wrong := [f"{name} {eta:g}" for name, eta in own.items() if not 0 <= eta <= 1]:
         raise ValueError(f"a threshold is a share of the map's maximum, from 0 to 1, got {wrong[0]}")
     if not metadata.boxes and (masks is None or boxes or own):
@@ -185,7 +182,7 @@ def evaluate(
         found, whole = _found(chunks(), count, convention, rules, own)
         rows = [row | whole for row in evaluation.rows(known, found, convention)]
         if boxes:
-            _write_boxes(Path(boxes), chunks(), convention, {rule: eta for rule, (eta, _) in found.items()})
+            _write_boxes(Path(boxes), chunks(), convention, found)
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     if predicted is None:
         table[["top1_cls", "top1_loc"]] = np.nan
@@ -235,42 +232,44 @@ def _chunks_of(
 def _found(
     chunks: Iterable[tuple[slice, Predictions]], count: int, protocol: protocols.Protocol, rules: Sequence[str],
     own: Mapping[str, float],
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, float]]:  # fmt: skip
+) -> tuple[evaluation.Found, dict[str, float]]:  # fmt: skip
     """Thresholds (N,) and IoU (N,) of each rule, as `evaluation.overlaps` gives them; and every MaxBoxAcc."""
     grid = np.empty((count, len(protocol.grid)))
     contours = np.empty_like(grid) if protocol.component == "contour" else None
-    chosen = {rule: (np.empty(count), np.empty(count)) for rule in rules if rule in thresholds.RULES}
-    of_own = {name: (np.full(count, eta), np.empty(count)) for name, eta in own.items()}
+    by_rule = [rule for rule in rules if rule in thresholds.RULES]
+    chosen = {name: (np.empty(count), np.empty(count)) for name in (*by_rule, *own)}
     for rows, some in chunks:
         if contours is None:
             grid[rows] = evaluation.iou_on_grid(some, "maps", protocol)
         else:
             grid[rows], contours[rows] = evaluation.iou_of_contours(some, "maps", protocol)
-        for rule, (eta, overlap) in evaluation.overlaps(some, "maps", protocol, list(chosen)).items():
-            chosen[rule][0][rows], chosen[rule][1][rows] = eta, overlap
-        for eta, overlap in of_own.values():
-            overlap[rows] = evaluation.at(some, "maps", protocol, eta[rows])[1]
-    found = evaluation.on_grid(grid, protocol) | chosen
+        looked = evaluation.overlaps(some, "maps", protocol, by_rule)
+        if own:
+            given = {name: np.full(len(some.label), eta) for name, eta in own.items()}
+            looked |= evaluation.overlaps(some, "maps", protocol, given)
+        for name, found in looked.items():
+            chosen[name][0][rows], chosen[name][1][rows] = found
+    every = evaluation.on_grid(grid, protocol) | chosen
     whole = {"max_box_acc": metrics.max_box_acc(grid, protocol.iou)[0]}
     if contours is not None:
         whole |= {"max_box_acc_v2": metrics.max_box_acc_v2(contours)} | metrics.max_box_acc_v2_parts(contours)
-    return {rule: found[rule] for rule in rules} | of_own, whole
+    return {name: every[name] for name in (*rules, *own)}, whole
 
 
 def _write_boxes(
-    path: Path, chunks: Iterable[tuple[slice, Predictions]], protocol: protocols.Protocol, chosen: dict[str, np.ndarray]
+    path: Path, chunks: Iterable[tuple[slice, Predictions]], protocol: protocols.Protocol, found: evaluation.Found
 ) -> None:
-    """For each image and rule the box at the threshold that was chosen, (N,) for each rule."""
+    """For each image and rule the box at the threshold that was chosen, no far corner clipped to the last pixel."""
     with files.written(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         for rows, some in chunks:
             tables = []
-            for rule, etas in chosen.items():
-                box, overlap = evaluation.at(some, "maps", protocol, etas[rows])
+            etas = {rule: eta[rows] for rule, (eta, _) in found.items()}
+            for rule, (eta, box) in evaluation.localize(some, "maps", replace(protocol, clip=False), etas).items():
                 there = (box[:, 2:] > box[:, :2]).all(axis=1, keepdims=True)
                 box = protocols.from_input(box, some.image_size, int(some.size[0]), protocol) * there
-                columns = {"image_id": some.image_id, "threshold_rule": rule, "threshold": etas[rows].round(6)}
+                columns = {"image_id": some.image_id, "threshold_rule": rule, "threshold": eta.round(6)}
                 columns |= {name: box[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
-                tables.append(pd.DataFrame(columns | {"iou": overlap}))
+                tables.append(pd.DataFrame(columns | {"iou": found[rule][1][rows]}))
             together = pd.concat(tables).sort_index(kind="stable")  # image by image
             together.to_csv(file, index=False, header=rows.start == 0, lineterminator="\n")
 
