@@ -1,1 +1,1 @@
-"""What every other folder may use: files that are there whole or not at all, checks, progress bars, what imports what."""
+"""For every other folder: files that are there whole or not at all, checks, progress bars, what imports what."""
