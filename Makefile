@@ -5,10 +5,11 @@
 # make reference   measures again what results/reference/sample holds
 # make benchmarks  measures speed again: notebook 08 and results/reference/benchmarks.csv
 # make lab         JupyterLab
+# make help        this list
 
 PYTHON ?= python3
 RESULTS ?= results
-PARAMETERS := DATASET PROFILE DATA_ROOT WEIGHTS BACKBONE SEEDS POOLINGS TEMPERATURE RESULTS PROCESSES \
+PARAMETERS := DATASET PROFILE DATA_ROOT WEIGHTS BACKBONE SEEDS POOLINGS METHODS METHOD_OPTIONS TEMPERATURE RESULTS PROCESSES \
 	BATCH_SIZE PREDICTION_BATCH_SIZE ON_BAD_IMAGE \
 	PROTOCOL FEATURES NORMALIZATION RESOLUTION INTERPOLATION COMPONENT BOUNDARY CANDIDATES
 # of the run: those above, and whatever else is given as NAME=value
@@ -19,7 +20,7 @@ INSTALLED := .venv/.installed
 # the tests and the notebooks show no progress bars: their outputs are compared
 export TQDM_DISABLE = 1
 
-.PHONY: reproduce verify test notebooks reference benchmarks lab clean
+.PHONY: help reproduce verify test notebooks reference benchmarks lab clean
 
 reproduce: $(INSTALLED)
 	@$(VENV_PYTHON) -m doit --file dodo.py run $(foreach name,$(GIVEN),$(name)="$($(name))")
@@ -39,6 +40,9 @@ reference: $(INSTALLED)
 
 benchmarks: $(INSTALLED)
 	$(VENV_PYTHON) -m wsol_utils benchmarks
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 lab: $(INSTALLED)
 	env -u TQDM_DISABLE $(VENV_PYTHON) -m jupyter lab --notebook-dir=.

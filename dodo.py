@@ -170,13 +170,16 @@ def task_overview():
 
 def task_notebooks():
     """01 to 06, for every data set in turn."""
+    from wsol_utils.network import method
+
     for config in CONFIGS:
         inputs = [] if PROFILE == "sample" else [path for path in _inputs(config) if path.is_file()]
+        methods = [method.source(method.get(name)) for name in config.methods]  # which no module imports by name
         for name, files in ROAD.items():
             written = [path for file in files for path in dict.fromkeys(file.format(seed=s) for s in config.seeds)]
             products = [path.replace("*", config.poolings[0]) for path in written]  # others there may be
             parameters = {"dataset": config.dataset} | GIVEN
-            task = _task(name, config.folder, written, products, parameters, inputs)
+            task = _task(name, config.folder, written, products, parameters, [*inputs, *methods])
             yield {"name": f"{config.dataset}:{name}"} | task
             inputs = [config.folder / path for path in products]
 

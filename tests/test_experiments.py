@@ -117,11 +117,22 @@ def test_the_light_profile_has_imagenet_weights_and_the_sample_needs_none():
         ({"optimizer": "adam"}, r"unknown optimizer 'adam'; choose one of sgd, adamw"),
         ({"schedule": "cosine"}, r"unknown schedule 'cosine'; choose one of constant, onecycle, steps"),
         ({"temperature": 0}, r"temperature must be positive"),
+        ({"methods": "has,hide"}, r"unknown method 'hide'.*choose one of cam, "),
+        ({"method_options": "has.size=3"}, r"unknown option 'size' of method 'has'; there is side, probability"),
+        ({"method_options": "has=3"}, r"parameter method_options cannot be 'has=3'"),
         ({"epochs": "ten"}, r"parameter epochs cannot be 'ten'"),
+        *(
+            ({name: 0}, rf"parameter {name} cannot be 0: .* greater than 0")
+            for name in ("image_size", "batch_size", "prediction_batch_size", "epochs", "lr", "processes")
+        ),
         ({"lr": "1e-4x"}, r"parameter lr cannot be '1e-4x'"),
         ({"seeds": "0;1"}, r"parameter seeds cannot be '0;1'"),
         ({"head_multiplier": 5.0}, r"parameter head_multiplier cannot be 5\.0"),
-        ({"head_multiplier": {"wgap": "many"}}, r"parameter head_multiplier cannot be \{'wgap': 'many'\}"),
+        ({"head_multiplier": {"wgap": "many"}}, r"parameter head_multiplier cannot be 'many' for wgap"),
+        (
+            {"epochs": "ten", "backbone": "vgg61", "seeds": "0,a"},  # all at once
+            r"unknown backbone 'vgg61'.*; parameter epochs cannot be 'ten'.*seeds cannot be 'a'",
+        ),
         ({"head_multiplier": {"wgaq": 3.0}}, r"unknown pooling in head_multiplier 'wgaq' \(did you mean 'wgap'\?\)"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
@@ -145,8 +156,14 @@ def test_text_becomes_the_parameters_type():
     assert config.temperature == 0.5
     assert config.batch_size == 16 and isinstance(config.batch_size, int)
     assert configure(seeds=4).seeds == configure(seeds="4").seeds == configure(seeds=[4]).seeds == (4,)
-    assert hash(config) == hash(configure(**{"seeds": (0, 1, 2), "lr": 1e-4, "epochs": 3, "poolings": ["gap", "tap"],
-                                             "temperature": 0.5, "rules": ["argmax"], "batch_size": 16}))  # fmt: skip
+
+
+def test_plain_fine_tuning_is_among_the_methods_and_options_come_as_text():
+    config = configure(methods="has,acol", method_options="has.side=24,has.probability=0.25,acol.width=32")
+    assert config.methods == ("cam", "has", "acol") and configure(methods=["acol", "cam"]).methods == ("cam", "acol")
+    options = {"has": {"side": 24, "probability": 0.25}, "acol": {"width": 32}}
+    assert config.method_options == options == configure(method_options=options).method_options
+    assert is_usual(configure(methods=["has"])) and not is_usual(config)
 
 
 def test_empty_values_are_the_profiles_own():
@@ -166,7 +183,7 @@ def test_a_pooling_can_have_a_rate_of_its_own():
     assert config.recipe("gap").lr == 0.5 and config.recipe("wgap_sum").lr == 0.125
     assert config.recipe("wgap_sum").head_multiplier == 8  # of its own rate
     for name in ("lr_multiplier", "head_multiplier"):
-        with pytest.raises(ValueError, match=f"parameter {name} cannot be 0 for wgap: it must be greater than 0"):
+        with pytest.raises(ValueError, match=f"parameter {name} cannot be '0' for wgap: .* greater than 0"):
             configure("cub", "paper", **{name: "wgap=0"})
     with pytest.raises(ValueError, match=r"unknown pooling in lr_multiplier 'wgaq' \(did you mean 'wgap'\?\)"):
         configure("cub", "paper", lr_multiplier={"wgaq": 3.0})

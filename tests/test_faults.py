@@ -19,7 +19,20 @@ import pytest
 import torch
 from layouts_on_disk import cub
 
-from wsol_utils import archive, datasets, experiments, loading, metadata, models, plots, runs, sample, stages, training
+from wsol_utils import (
+    archive,
+    datasets,
+    experiments,
+    loading,
+    metadata,
+    models,
+    plots,
+    preparation,
+    runs,
+    sample,
+    stages,
+    training,
+)
 from wsol_utils.maps.predictions import Predictions
 
 FEW = {"things": (2, 1), "birds": (3, 2)}
@@ -240,7 +253,7 @@ def birds(tmp_path):
         image_size=32, resize_size=36, batch_size=4, epochs=1, device="cpu", threads=1, poolings="gap",
     )  # fmt: skip
     config = replace(config, weights="")
-    table = runs.prepare(config)
+    table = preparation.prepare(config)
     stages.finetune(config, stages.network(config, "gap", 2, False), runs.split(config, table, "train"),
                     config.recipe("gap"), runs.checkpoint(config, 0, "gap"), 0, "scratch")  # fmt: skip
     return config, table
@@ -292,9 +305,9 @@ def test_bad_photographs_are_left_out(tmp_path):
     first.write_bytes(first.read_bytes()[:200])
     other.unlink()
     with pytest.raises(datasets.DatasetError, match=rf"{other.name}.*missing image"):
-        runs.prepare(config)  # by default
+        preparation.prepare(config)  # by default
     config = replace(config, on_bad_image="skip")
-    table = runs.prepare(config)
+    table = preparation.prepare(config)
     assert len(table) == 8 and len(runs.split(config, table, "test")) == 4
     left = runs.skipped(config)
     assert left["path"].tolist() == [path.relative_to(config.root).as_posix() for path in (first, other)]

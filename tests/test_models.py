@@ -62,7 +62,7 @@ def small(classes=4, pool="gap", seed=0):
 def test_shapes(backbone, side, channels, cells):
     model = models.build(backbone, 5, "wgap").eval()
     with torch.inference_mode():
-        logits, features = model(pictures(2, side))
+        logits, features, _ = model(pictures(2, side))
     assert logits.shape == (2, 5)
     assert features.shape == (2, channels, cells, cells)
     assert model.class_weights.shape == (5, channels)
@@ -90,7 +90,7 @@ def test_logits_are_the_head_on_the_pooled_features():
     images = pictures(3, 32)
     for pool in ("gap", "wgap", "wgap_sum", "tap"):
         model = small(pool=pool).eval()
-        logits, features = model(images)
+        logits, features, _ = model(images)
         pooled = pooling.build(pool)(features)
         torch.testing.assert_close(logits, pooled @ model.class_weights.T + model.head.bias)
 
@@ -106,7 +106,7 @@ def test_with_gap_the_mean_of_the_map_and_the_bias_are_the_logit():
     torch.nn.init.normal_(model.head.weight)
     torch.nn.init.normal_(model.head.bias)
     with torch.inference_mode():
-        logits, features = model(pictures(3, 96))
+        logits, features, _ = model(pictures(3, 96))
         for k in range(4):
             weights = model.class_weights[k].expand(3, -1)
             maps = cam.activation_map(features, weights, "signed")  # (3, 12, 12)
@@ -122,7 +122,7 @@ def test_squeezenet_as_it_stands_classifies_as_torchvision_does(squeezenet, weig
     model = models.build_as_it_stands("squeezenet1_1", weights_file).eval()
     with torch.inference_mode():
         expected = squeezenet(pictures(2, 96))
-        logits, features = model(pictures(2, 96))
+        logits, features, _ = model(pictures(2, 96))
     torch.testing.assert_close(logits, expected)
     assert (expected == 0).any() and (expected > 0).any()  # the ReLU before the pooling cuts some classes off
     assert model.class_weights.shape == (1000, 512)

@@ -215,7 +215,7 @@ def test_a_network_of_notebook_02_needs_its_file_alone(ours, tmp_path):
     np.testing.assert_array_equal(view.image, pixels)
     images, _, _ = datasets.collate([datasets.ImageDataset(table(1), tmp_path, datasets.test_transform(48))[0]])
     with torch.inference_mode():
-        logits, features = model(images)
+        logits, features, _ = model(images)
     torch.testing.assert_close(torch.from_numpy(view.probabilities), logits.softmax(1)[0])
     torch.testing.assert_close(torch.from_numpy(view.features), features[0])
     assert view.class_index == int(logits.argmax()) and view.class_name == network.class_names[view.class_index]
@@ -303,7 +303,7 @@ def test_a_network_of_torchvisions_classifies_as_it_does(torchvisions, tmp_path,
     images = torch.randn((2, 3, 96, 96), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         expected = own(images)
-        logits, features = network.model(images)
+        logits, features, _ = network.model(images)
         assert features.shape[:2] == (2, channels) and features.shape[2] > 1
         assert network.model.class_weights.shape == (1000, channels)
         maps = cam.activation_map(features, network.model.class_weights[[7, 8]], "signed")  # (2, h, w)
@@ -406,7 +406,7 @@ def test_weights_as_torchvision_offers_them(tmp_path, monkeypatch):
     network = load_network(backbone="densenet121")
     images = torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        logits, features = network.model(images)
+        logits, features, _ = network.model(images)
         torch.testing.assert_close(logits, own(images))
     assert features.min() == 0  # after the ReLU, which DenseNet applies in place
 

@@ -17,6 +17,7 @@ from torch import nn
 from wsol_utils import archive, cam, datasets, extract, models, pooling
 from wsol_utils.maps.extract import predict
 from wsol_utils.maps.predictions import FEATURES, Predictions, kind, made_from
+from wsol_utils.network.method import Output
 
 BOXES = [  # of images of 40×20 pixels: none, one, three, one
     [],
@@ -120,7 +121,7 @@ def test_the_class_is_that_of_the_unrounded_logits(split):
         class_weights = torch.ones(3, 1)
 
         def forward(self, images):
-            return models.Output(torch.tensor([1.0, 1.0001, 0.0]).expand(len(images), 3), images[:, :1].abs())
+            return Output(torch.tensor([1.0, 1.0001, 0.0]).expand(len(images), 3), images[:, :1].abs())
 
     close = predict(Close(), split, SIZES)
     assert close.logits[0, 0] == close.logits[0, 1]
@@ -172,7 +173,7 @@ def test_the_strongest_channel_is_that_of_the_networks_own_score(model, split, n
     found = predict(network, split, SIZES)
     images, labels, _ = datasets.collate([split[i] for i in range(4)])
     with torch.inference_mode():
-        logits, features = network(images)
+        logits, features, _ = network(images)
         share = network.class_weights[labels] * network.pool(features)  # (4, C)
     of_label = (share.sum(dim=1) + network.head.bias.detach()[labels]).numpy()
     np.testing.assert_allclose(logits[range(4), labels], of_label, rtol=1e-4, atol=1e-5)  # the shares are all of it
@@ -212,7 +213,7 @@ def test_what_goes_into_the_last_relu(split, inplace):
     network = models.Localizer(nn.Sequential(*convolutions, nn.ReLU(inplace)), pooling.build("gap"), head)
     images, weights = torch.stack([split[i][0] for i in range(4)]), head.weight[LABELS]
     with torch.inference_mode():
-        logits, features = network(images)  # without the hook
+        logits, features, _ = network(images)  # without the hook
         before = convolutions(images)
         expected = cam.activation_map(before, weights, "signed").numpy()
     found = predict(network, split, SIZES)
@@ -274,7 +275,7 @@ def test_a_map_of_zeros_and_one_beyond_float16(split):
         class_weights = torch.tensor([[0.0], [1e6], [1e6]])
 
         def forward(self, images):
-            return models.Output(torch.zeros(len(images), 3), torch.full((len(images), 1, 2, 2), 3.0))
+            return Output(torch.zeros(len(images), 3), torch.full((len(images), 1, 2, 2), 3.0))
 
     found = predict(Extreme(), split, SIZES)
     assert not found.maps("signed")[1].any()  # the class with the weight 0
@@ -304,7 +305,7 @@ def test_the_images_whose_maps_are_not_finite_are_named(split):
         def forward(self, images):
             features = images[:, :1, :2, :2].clone()
             features[1, 0, 0, 1] = torch.inf
-            return models.Output(torch.zeros(len(images), 3), features)
+            return Output(torch.zeros(len(images), 3), features)
 
     with pytest.raises(FloatingPointError, match=r"in the batch of images 1 to 2 \(b\): lower lr"):
         predict(Spoilt(), split, SIZES, batch_size=2)

@@ -7,7 +7,7 @@ import torch
 from layouts_on_disk import cub, replace_line, table
 from PIL import Image
 
-from wsol_utils import datasets, experiments, files, runs
+from wsol_utils import datasets, experiments, files, preparation, runs
 from wsol_utils.maps.predictions import Predictions
 from wsol_utils.scores.protocols import PROTOCOLS
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 # What a user finds in metrics.csv, first of all.
 METRICS_COLUMNS = [
-    "dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization", "resolution",
-    "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images", "top1_cls", "top1_loc",
-    "gt_known", "gt_known_low", "gt_known_high",
+    "dataset", "profile", "backbone", "method", "pooling", "temperature", "recombination", "normalization",
+    "resolution", "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images", "top1_cls",
+    "top1_loc", "gt_known", "gt_known_low", "gt_known_high",
 ]  # fmt: skip
 
 # Files that one notebook hands to the next.
@@ -42,19 +42,19 @@ def test_a_large_train_split_is_opened_only_where_it_is_needed(tmp_path, monkeyp
     replace_line(tmp_path / "data" / "bounding_boxes.txt", 1, "1 -9 4 5000 9")  # a train image
     given = experiments.configure("cub", "light", data_root=str(tmp_path / "data"), results=str(tmp_path))
     listed = datasets.read_cub(given.root)
-    monkeypatch.setattr(runs, "MANY", 10)
-    unopened, _ = runs.usable(given, listed)
+    monkeypatch.setattr(preparation, "MANY", 10)
+    unopened, _ = preparation.usable(given, listed)
     assert unopened["boxes"][0] == [(-9, 4, 4991, 13)] and (unopened["width"] == 0).sum() == 4
-    assert runs.clipping(unopened).endswith("; 4 images were not opened, and their boxes stay as listed")
+    assert preparation.clipping(unopened).endswith("; 4 images were not opened, and their boxes stay as listed")
     for name, value in {"evaluate_on": "validation", "on_bad_image": "skip"}.items():  # a part of train is evaluated
-        opened, _ = runs.usable(experiments.replace(given, **{name: value}), listed)
+        opened, _ = preparation.usable(experiments.replace(given, **{name: value}), listed)
         assert (opened["width"] > 0).all() and opened["clipped"][0] == 4991 - opened["width"][0]
-    monkeypatch.setattr(runs, "MANY", 11)
-    assert (runs.usable(given, listed)[0]["width"] > 0).all()
+    monkeypatch.setattr(preparation, "MANY", 11)
+    assert (preparation.usable(given, listed)[0]["width"] > 0).all()
 
 
 def test_the_largest_overshoots_are_listed(config):
-    said = runs.clipping(table(5).assign(clipped=[0, 3.5, 1, 7, 1.5]), most=2).splitlines()
+    said = preparation.clipping(table(5).assign(clipped=[0, 3.5, 1, 7, 1.5]), most=2).splitlines()
     assert said == [
         "boxes clipped to their image: in 1 images by a pixel or less, in 3 by more; the most is 7 px",
         "  7 px: list.txt:1, 3.png",
@@ -156,13 +156,14 @@ def test_a_table_that_is_cut_off_is_named(config):
 def test_described_rows_have_the_columns_of_metrics_csv(config):
     left_out(config)
     kinds = ["gap", "wgap", "wgap_sum", "tap"]
-    rows = pd.DataFrame({"pooling": kinds, "seed": 0, "recombination": "absolute", "threshold_rule": "fixed",
+    rows = pd.DataFrame({"method": "cam", "pooling": kinds, "seed": 0, "recombination": "absolute",
+                         "threshold_rule": "fixed",
                          "threshold": 0.2, "threshold_sd": 0.0, "uses_ground_truth": False, "n_images": 3,
                          "top1_cls": 1.0, "top1_loc": 1.0, "gt_known": 1.0, "gt_known_low": 0.0, "gt_known_high": 2.0,
                          "p_value": 1.0, "extra": 9})  # fmt: skip
     found = runs.described(config, rows)
     assert list(found.columns) == runs.METRICS_COLUMNS
-    assert list(found.columns[:19]) == METRICS_COLUMNS and found.columns.is_unique
+    assert list(found.columns[:20]) == METRICS_COLUMNS and found.columns.is_unique
     assert found.drop(columns="temperature").notna().all(axis=None)
     words = ["dataset", "profile", "backbone", "features", "protocol", *experiments.CONVENTIONS, "candidates"]
     assert found.loc[0, words].tolist() == [
@@ -202,16 +203,22 @@ def test_panels(tmp_path):
 def test_the_annotations_are_prepared_once(tmp_path, monkeypatch):
     cub(tmp_path / "cub", train=1, test=1)
     config = experiments.configure("cub", "light", data_root=str(tmp_path / "cub"), results=str(tmp_path / "results"))
-    first = runs.prepare(config)
+    first = preparation.prepare(config)
     assert (first["width"] > 0).all() and set(first["split"]) == {"train", "test"}  # each was opened
     monkeypatch.setattr(datasets, "check", lambda *_: pytest.fail("opened again"))
-    pd.testing.assert_frame_equal(runs.prepare(config), first)
+    pd.testing.assert_frame_equal(preparation.prepare(config), first)
     pd.testing.assert_frame_equal(runs.annotations(config), first)
 
 
-def test_poolings(config):
-    assert runs.poolings(config, table(4)) == ("gap", "wgap")
-    assert runs.poolings(config, table(4, "test")) == ("gap",)
+def test_every_method_is_trained_with_every_pooling(config):
+    several = experiments.configure("cub", "light", methods="has,acol", results=config.results)
+    pairs = [(method, pooling) for method in ("cam", "has", "acol") for pooling in ("gap", "wgap")]
+    assert runs.trainings(several, table(4)) == pairs
+    assert runs.trainings(config, table(4, "test")) == [("cam", "gap")]
+    with pytest.raises(ValueError, match=r"no train split, and has, acol must be trained: leave methods as \['cam'\]"):
+        runs.trainings(several, table(4, "test"))
+    files = {runs.checkpoint(several, 0, pooling, method).stem for method, pooling in pairs}
+    assert files == {"gap", "wgap", "has_gap", "has_wgap", "acol_gap", "acol_wgap"}
 
 
 @pytest.fixture
@@ -291,7 +298,7 @@ def test_photographs_in_the_geometry_of_a_protocol(config):
 def test_ours_is_wgap_where_it_was_trained(config):
     for names, expected in ((["gap", "wgap", "tap"], "wgap"), (["gap", "wgap_sum"], "wgap_sum"), (["gap"], "gap")):
         for seed in config.seeds:
-            rows = pd.DataFrame({"seed": seed, "pooling": names})
+            rows = pd.DataFrame({"seed": seed, "method": "cam", "pooling": names})
             runs.write_csv(rows, config.seed_folder(seed) / "networks.csv")
         assert runs.ours(config) == expected
 
@@ -305,7 +312,7 @@ def judged():
     rows = []
     for seed, pooling in ((0, "gap"), (1, "gap"), (0, "wgap"), (1, "wgap")):
         for rule, iou in (("fixed", [0.5, 0.4, 0.9]), ("otsu", [0.1, 0.6, 0.7])):
-            key = {"seed": seed, "pooling": pooling, "recombination": "signed", "threshold_rule": rule}
+            key = {"seed": seed, "method": "cam", "pooling": pooling, "recombination": "signed", "threshold_rule": rule}
             right = np.array([True, pooling == "wgap", False])
             rows.append(key | {"iou": np.array(iou) + 0.01 * seed, "class_is_right": right})
     return pd.DataFrame(rows)
@@ -326,7 +333,7 @@ def test_what_became_of_each_image_is_handed_on(judged, config, capsys):
         assert known.tolist() == (row.iou >= 0.5).tolist() and right.tolist() == row.class_is_right.tolist()
         assert located.tolist() == (known & right).tolist()
     assert runs.outcomes(metrics, judged, 0.7)["gt_known"].sum() == 8  # another IoU counts
-    with pytest.raises(ValueError, match=r"no image's IoU is kept for \(1, 'wgap', 'signed', 'otsu'\)"):
+    with pytest.raises(ValueError, match=r"no image's IoU is kept for \(1, 'cam', 'wgap', 'signed', 'otsu'\)"):
         runs.outcomes(metrics, judged[:-1], 0.5)
 
 

@@ -529,8 +529,10 @@ def test_thresholds_of_ones_own_are_rows(tmp_path, protocol):
 def test_the_best_threshold_of_a_split(tmp_path):
     # as in `test_rules_choose_thresholds`: from 0.5 on 1 of the object of the second image, from 0.1 on of the first
     levels = np.array([[1, 0.5, 0.1]] * 3)
-    for name, width, best in (("a", 20, 0.1), ("b", 10, 0.5)):
-        folder, metadata = on_disk(tmp_path / name, {"0.jpg": (0, (30, 30), [(0, 0, width, 30)])}, [levels])
+    # in c an image is hit at 0 alone; two others come closest at 0.1, and are not hit
+    for name, widths, best in (("a", [20], 0.1), ("b", [10], 0.5), ("c", [30, 15, 15], 0.0)):
+        images = {f"{i}.jpg": (0, (30, 30), [(0, 0, width, 30)]) for i, width in enumerate(widths)}
+        folder, metadata = on_disk(tmp_path / name, images, [levels] * len(widths))
         row = replace(PAPER, iou=0.9)
         assert score_maps.best_threshold(folder, metadata, row, 3) == best
 

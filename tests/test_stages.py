@@ -10,11 +10,26 @@ import torch
 from layouts_on_disk import cub, lines, table, weights_file
 from PIL import Image
 
-from wsol_utils import datasets, distributed, experiments, imports, models, networks, runs, stages, training
+from wsol_utils import (
+    datasets,
+    distributed,
+    experiments,
+    imports,
+    models,
+    networks,
+    own_images,
+    preparation,
+    runs,
+    stages,
+    training,
+)
+from wsol_utils.network import method as methods
 from wsol_utils.network.recipe import Recipe
 from wsol_utils.scores.protocols import PROTOCOLS, to_input
 
 pytestmark = pytest.mark.usefixtures("alone")
+
+OPTIONS = {"has": {"side": 16}, "acol": {"delta": 0.5}}
 
 
 def draw(root, names):
@@ -106,7 +121,7 @@ def test_the_fingerprint_tells_runs_apart(config, tmp_path, monkeypatch):
 
     def identity(rows=None, start=str(weights), pool="gap", **values):
         changed = experiments.replace(config, **values)
-        model = stages.network(changed, pool, 2, False)
+        model = stages.network(changed, pool, 2, False, None, changed.methods[-1])
         rows = table() if rows is None else rows
         return stages.finetune(changed, model, rows, config.recipe(pool), tmp_path / "c", 0, start)
 
@@ -118,6 +133,7 @@ def test_the_fingerprint_tells_runs_apart(config, tmp_path, monkeypatch):
         identity(rows=table(5)), identity(rows=table().assign(label=0)), identity(rows=table().iloc[::-1]),
         identity(pool="wgap"), identity(pool="wgap", temperature=2.0), identity(start="scratch"),
         identity(image_size=config.image_size - 8), identity(resize_size=config.resize_size + 8),
+        identity(methods=("cam", "has")), identity(methods=("cam", "has"), method_options={"has": {"side": 8}}),
     ]  # fmt: skip
     weights.write_bytes(b"two")
     others.append(identity())
@@ -125,7 +141,11 @@ def test_the_fingerprint_tells_runs_apart(config, tmp_path, monkeypatch):
     others.append(identity())
     monkeypatch.setattr(torch, "__version__", "0.0")
     others.append(identity())
-    assert len({usual, *others}) == 12
+    has = tmp_path / "has.py"
+    has.write_text("another text")
+    monkeypatch.setattr(methods, "source", lambda cls: has)
+    others.append(identity(methods=("cam", "has")))
+    assert len({usual, *others}) == 15
 
 
 def test_the_fingerprint_tells_the_code_apart(tmp_path, monkeypatch):
@@ -160,10 +180,34 @@ def test_what_a_training_and_a_pass_are_computed_by(code):
 def trained(small_cub):
     """(configuration, annotations) after a step of fine-tuning with WGAP, judged on the test split."""
     config = experiments.replace(small_cub(), evaluate_on="test", poolings=("wgap",))
-    table = runs.prepare(config)
+    table = preparation.prepare(config)
     history = stages.train(config, table, 0, "wgap", stages.starting_weights(config, 0))
     assert [epoch["epoch"] for epoch in history] == [1]
     return config, table
+
+
+@pytest.mark.parametrize("name, kinds", [("has", "signed"), ("acol", "own")])
+def test_a_compared_method_goes_the_whole_way(small_cub, name, kinds):
+    """Training, the pass over the test split, and the network for one's own pictures; plain fine-tuning beside it."""
+    config = experiments.replace(
+        small_cub(), evaluate_on="test", poolings=("gap",), methods=("cam", name), method_options={name: OPTIONS[name]}
+    )
+    table, start = preparation.prepare(config), config.weights
+    for method, pooling in runs.trainings(config, table):
+        assert len(stages.train(config, table, 0, pooling, start, method)) == 1
+    protocol = PROTOCOLS["paper"]
+    found = stages.predicted(config, table, 0, "gap", False, protocol, name)
+    plain = stages.predicted(config, table, 0, "gap", False, protocol)
+    assert kinds in found.kinds and "signed" in plain.kinds and len(found.label) == len(plain.label)
+    assert not np.array_equal(found.logits, plain.logits)
+    again = stages.predicted(experiments.replace(config, method_options={}), table, 0, "gap", False, protocol, name)
+    assert again.identity != found.identity  # of other options
+    own = networks.load_network(checkpoint=runs.checkpoint(config, 0, "gap", name))
+    assert own.model.method.options == OPTIONS[name] and own.name.endswith(f", {name}")
+    picture = config.root / table["path"].iloc[0]
+    first, second = (own_images.look(own, picture, index) for index in (0, 1))
+    assert (first.given_map is None) == (kinds == "signed")
+    assert not np.array_equal(own_images.activation(first), own_images.activation(second))
 
 
 def test_training_writes_the_network_and_is_not_done_twice(trained, monkeypatch):
@@ -196,7 +240,7 @@ def test_a_class_without_an_image_has_no_name(config):
 def test_a_network_that_stands_as_it_is_is_kept_untrained(tmp_path, monkeypatch):
     config = experiments.configure("ilsvrc", "light", data_root=str(tmp_path), results=str(tmp_path / "results"))
     own = models.build("small_vgg", 3, "gap")
-    monkeypatch.setattr(stages, "network", lambda config, name, classes, own_head, start: own if own_head else None)
+    monkeypatch.setattr(stages, "network", lambda config, name, classes, own_head, *_: own if own_head else None)
     assert stages.train(config, table(4, "test"), 0, "gap", "imagenet") == []
     kept = models.load_into(models.build("small_vgg", 3, "gap"), runs.checkpoint(config, 0, "gap"))
     assert torch.equal(kept.class_weights, own.class_weights)
@@ -314,7 +358,7 @@ def test_things_are_held_out_where_things_are_evaluated(things, config, monkeypa
 
 def test_from_scratch_keeps_the_convolutions(small_cub):
     config = small_cub(weights="scratch", evaluate_on="test")
-    table = runs.prepare(config)
+    table = preparation.prepare(config)
     stages.train(config, table, 0, "gap", stages.starting_weights(config, 0))
     backbone = config.seed_folder(0) / "cub_gap_from_scratch.safetensors"
     assert models.read_metadata(backbone) == {"trained_on": "cub, from scratch"}

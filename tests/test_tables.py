@@ -324,7 +324,9 @@ def test_usual_conventions_are_those_of_a_run_that_overrides_nothing(tmp_path):
     config = experiments.configure("cub", "paper", results=str(tmp_path))
     left_out = pd.DataFrame({"image_id": ["a", "b", "c"], "split": ["test", "test", "train"]})
     runs.write_csv(left_out[:0], config.folder / "skipped.csv")
-    row = runs.described(config, FOUR.assign(threshold=0.2, threshold_sd=0.0, uses_ground_truth=False, p_value=1.0))
+    row = runs.described(
+        config, FOUR.assign(method="cam", threshold=0.2, threshold_sd=0.0, uses_ground_truth=False, p_value=1.0)
+    )
     assert set(tables.USUAL) <= set(row.columns) and set(experiments.CONVENTIONS) < set(tables.USUAL)
     assert set(tables.measured(row)["measured_on"]) == {"cub (paper), vgg16 from imagenet, 300 images"}
     runs.write_csv(left_out, config.folder / "skipped.csv")

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsol_utils import checkpoints, datasets, models, pooling, training
+from wsol_utils import checkpoints, datasets, method, models, pooling, training
 from wsol_utils.data.loading import Loader
 from wsol_utils.network.recipe import Recipe, rate_factor
 from wsol_utils.network.training import fit
@@ -407,7 +407,7 @@ def test_the_batch_whose_loss_is_not_finite_is_the_one_named(photographs, tmp_pa
 
     monkeypatch.setattr(nn.functional, "cross_entropy", third)
     monkeypatch.setattr(training._Run, "__init__", as_on_a_gpu)
-    batch = ", ".join(map(str, training.order_of(8, 0, 1)[:4]))  # 4 images a step, 2 steps an epoch
+    batch = ", ".join(map(str, method.order_of(8, 0, 1)[:4]))  # 4 images a step, 2 steps an epoch
     with pytest.raises(FloatingPointError, match=rf"the loss is nan in epoch 2, batch 1 \(images {batch}\): lower"):
         fit(small(), loader(photographs), recipe(), tmp_path / "a.safetensors")
     assert len(steps) == (4 if late else 3)

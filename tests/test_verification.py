@@ -113,7 +113,7 @@ def test_a_network_that_stands_as_it_is(tmp_path):
 def test_every_row_is_computed_again(run):
     """Two networks, two recombinations, five rules: all of metrics.csv, from the predictions."""
     _, config = verification.read(run)
-    rows = verification.measured(config, {(0, name): runs.predictions(config, 0, name) for name in config.poolings})
+    rows = verification.measured(config, runs.passes(config))
     assert len(rows) == len(pd.read_csv(run / "metrics.csv")) == 2 * 2 * 5
 
 
@@ -146,7 +146,7 @@ def test_one_byte_of_the_predictions(run):
     metrics = pd.read_csv(run / "metrics.csv")
     metrics.loc[metrics["pooling"] == "gap", "top1_cls"] += 1
     change(run, "metrics.csv", metrics.to_csv(index=False))
-    assert any(text.startswith("metrics.csv: top1_cls of 0, gap, signed, fixed is ") for text in lines(run))
+    assert any(text.startswith("metrics.csv: top1_cls of 0, cam, gap, signed, fixed is ") for text in lines(run))
 
 
 @pytest.mark.parametrize("agreeing", [False, True], ids=["checksum-differs", "checksum-agrees"])
@@ -171,8 +171,8 @@ def test_one_figure_of_metrics(run, by):
     metrics.loc[row, "gt_known"] = wrong = right + by
     change(run, "metrics.csv", metrics.to_csv(index=False))
     found = lines(run)
-    assert found[0] == f"metrics.csv: gt_known of 0, wgap, absolute, otsu is {wrong}, computed again {right}"
-    assert found[1].startswith("seeds.csv: gt_known_mean of wgap, absolute, otsu is ")
+    assert found[0] == f"metrics.csv: gt_known of 0, cam, wgap, absolute, otsu is {wrong}, computed again {right}"
+    assert found[1].startswith("seeds.csv: gt_known_mean of cam, wgap, absolute, otsu is ")
 
 
 def test_a_difference_of_the_last_bits_is_none(run):
@@ -185,19 +185,22 @@ def test_a_difference_of_the_last_bits_is_none(run):
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
-        (lambda m: m.drop(index=4), " lacks the row 0, gap, absolute, best_fixed"),
-        (lambda m: m.assign(seed=[7] + [0] * 19), " has a row 7, gap, signed, fixed, which nothing computes"),
-        (lambda m: pd.concat([m, m[:1]]), " has two rows 0, gap, signed, fixed"),
+        (lambda m: m.drop(index=4), " lacks the row 0, cam, gap, absolute, best_fixed"),
+        (lambda m: m.assign(seed=[7] + [0] * 19), " has a row 7, cam, gap, signed, fixed, which nothing computes"),
+        (lambda m: pd.concat([m, m[:1]]), " has two rows 0, cam, gap, signed, fixed"),
         (lambda m: m.drop(columns="p_value"), " has no column p_value"),
         (lambda m: m.drop(columns="pooling"), " has no column pooling"),
         (lambda m: m.assign(lucky=1), " has a column lucky, which nothing computes"),
         (
             lambda m: m.assign(backbone="vgg16"),
-            ": backbone of 0, gap, signed, fixed is vgg16, computed again small_vgg",
+            ": backbone of 0, cam, gap, signed, fixed is vgg16, computed again small_vgg",
         ),
-        (lambda m: m.assign(uses_ground_truth=True), ": uses_ground_truth of 0, gap, signed, fixed is True, computed"),
-        (lambda m: m.assign(top1_loc=""), ": top1_loc of 0, gap, signed, fixed is nan, computed again "),
-        (lambda m: m.assign(top1_loc="much"), ": top1_loc of 0, gap, signed, fixed is much, computed again "),
+        (
+            lambda m: m.assign(uses_ground_truth=True),
+            ": uses_ground_truth of 0, cam, gap, signed, fixed is True, computed",
+        ),
+        (lambda m: m.assign(top1_loc=""), ": top1_loc of 0, cam, gap, signed, fixed is nan, computed again "),
+        (lambda m: m.assign(top1_loc="much"), ": top1_loc of 0, cam, gap, signed, fixed is much, computed again "),
     ],
 )
 def test_metrics_of_another_shape(run, how, expected):
@@ -222,7 +225,7 @@ def test_the_iou_of_an_image(run):
     np.savez(path, **arrays)
     rewrite(run, lambda content: content["sha256"].update({"seed0/recombination.npz": files.sha256(path)}))
     found = lines(run)
-    assert found[0].startswith("the IoU of the images that are kept for 0, gap, signed, best_fixed are not those")
+    assert found[0].startswith("the IoU of the images that are kept for 0, cam, gap, signed, best_fixed are not those")
     assert all(text.startswith(("differences.csv", "…", "contributions.csv")) for text in found[1:])
 
 

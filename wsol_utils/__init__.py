@@ -12,13 +12,13 @@ _FOLDERS = {
     "common": "bars checks files imports",
     "data": "datasets downloads layouts loading photographs texts transforms unpacking",
     "data.sample": "drawing shapes",
-    "network": "checkpoints distributed models pooling recipe training weights",
+    "network": "checkpoints distributed method models pooling recipe training weights",
     "maps": "archive cam extract predictions",
     "boxes": "thresholds",
     "scores": "evaluation metrics protocols readings seeds",
     "scores.external": "masks metadata score_maps",
     "figures": "plots reference tables",
-    "experiment": "experiments parameters profiles runs stages",
+    "experiment": "experiments parameters preparation profiles runs stages",
     "runner": "comparison evaluate evidence keeping maintenance manifest pages progress record report verification",
     "own_pictures": "explorer localize networks own_images panels views",
     "benchmarks": "throughput",
@@ -46,10 +46,10 @@ if TYPE_CHECKING:  # the same for editors and mypy
     from wsol_utils.data import datasets, downloads, layouts, loading, photographs, texts, transforms, unpacking
     from wsol_utils.data.sample import drawing, shapes
     from wsol_utils.data.sample import render as sample
-    from wsol_utils.experiment import experiments, parameters, profiles, runs, stages
+    from wsol_utils.experiment import experiments, parameters, preparation, profiles, runs, stages
     from wsol_utils.figures import plots, reference, tables
     from wsol_utils.maps import archive, cam, extract, predictions
-    from wsol_utils.network import checkpoints, distributed, models, pooling, recipe, training, weights
+    from wsol_utils.network import checkpoints, distributed, method, models, pooling, recipe, training, weights
     from wsol_utils.own_pictures import explorer, localize, networks, own_images, panels, views
     from wsol_utils.runner import (
         comparison,

@@ -1,6 +1,7 @@
 """The command line: python -m wsol_utils --help."""
 
 import io
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,6 +79,7 @@ def run_options(command: Callable) -> Callable:
         click.option("--results", default="results", show_default=True),
         click.option("--seeds", default="", help="as 0,1,2"),
         click.option("--poolings", default="", help="as gap,wgap"),
+        click.option("--methods", default="", help="beside plain fine-tuning, as has,acol"),
         click.option("--backbone", default="", help="if not the profile's own"),
         click.option("--weights", default="", help="safetensors file to start from"),
         click.option("--data-root", default="", help="folder of the data set's own files"),
@@ -113,31 +115,32 @@ def train(**values: Any) -> None:
 
     The notebooks, run afterwards with the same values, find them finished.
     """
-    from wsol_utils.experiment import runs, stages
+    from wsol_utils.experiment import preparation, runs, stages
     from wsol_utils.network import distributed
 
     with one_run(**values) as config:
-        table = runs.prepare(config)
-        for seed, name in ((seed, name) for seed in config.seeds for name in runs.poolings(config, table)):
-            stages.train(config, table, seed, name, stages.starting_weights(config, seed))
+        table = preparation.prepare(config)
+        for seed, (method, name) in itertools.product(config.seeds, runs.trainings(config, table)):
+            stages.train(config, table, seed, name, stages.starting_weights(config, seed), method)
             if distributed.rank() == 0:
-                click.echo(f"{config.show(runs.checkpoint(config, seed, name))} is trained")
+                click.echo(f"{config.show(runs.checkpoint(config, seed, name, method))} is trained")
 
 
 @main.command()
 @run_options
 def predict(**values: Any) -> None:
     """Run the networks of `train` over the test photographs as notebook 03 does, here or started by torchrun."""
-    from wsol_utils.experiment import runs, stages
+    from wsol_utils.experiment import preparation, runs, stages
     from wsol_utils.network import distributed
 
     with one_run(**values) as config:
-        table = runs.prepare(config)
+        table = preparation.prepare(config)
         own_head = runs.split(config, table, "train").empty
-        for seed, name in ((seed, name) for seed in config.seeds for name in runs.poolings(config, table)):
-            stages.predicted(config, table, seed, name, own_head, config.conventions)
+        for seed, (method, name) in itertools.product(config.seeds, runs.trainings(config, table)):
+            stages.predicted(config, table, seed, name, own_head, config.conventions, method)
             if distributed.rank() == 0:
-                click.echo(f"{config.show(runs.prediction_file(config, seed, name, config.conventions))} is written")
+                path = runs.prediction_file(config, seed, name, config.conventions, method)
+                click.echo(f"{config.show(path)} is written")
 
 
 @main.command("tune-heads")

@@ -5,22 +5,24 @@ Only the notebooks, the runner and the command line use this module.
 
 import os
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import AfterValidator, ConfigDict, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from wsol_utils import boxes
 from wsol_utils.boxes import thresholds
 from wsol_utils.common.checks import hint, one_of
 from wsol_utils.common.files import ROOT
 from wsol_utils.data import datasets, photographs
-from wsol_utils.experiment.parameters import injected, typed
+from wsol_utils.experiment.parameters import Listed, Options, Rates, among, injected, pairs, told
 from wsol_utils.experiment.profiles import DATASETS, PROFILES
 from wsol_utils.maps import cam
 from wsol_utils.maps.predictions import FEATURES
-from wsol_utils.network import models, pooling
+from wsol_utils.network import method, models, pooling
 from wsol_utils.network.recipe import Recipe
 from wsol_utils.scores import protocols
 from wsol_utils.scores.protocols import Protocol
@@ -37,8 +39,11 @@ CONVENTIONS = {
 }
 LAST_PIXELS = ("ilsvrc",)  # layouts whose files name a box's last pixel, which the reference codes read as they stand
 
+Recombination = Annotated[str, among("recombination", cam.RECOMBINATIONS)]
+Rule = Annotated[str, among("threshold rule", thresholds.RULES)]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=ConfigDict(coerce_numbers_to_str=True))
 class Config:
     """Every value of a run. Each can be overridden by a notebook parameter of the same name.
 
@@ -49,6 +54,8 @@ class Config:
         weights: "imagenet" (torchvision downloads them), a safetensors file, "scratch" (random ones; the trained
             convolutions are kept in <dataset>_<pooling>_from_scratch.safetensors), or "" for the sample's own.
         backbone, poolings, temperature: of `models` and `pooling`.
+        methods: of `method`, each trained with every pooling; plain fine-tuning, "cam", is always among them.
+        method_options: for each method, arguments of its constructor: {"has": {"side": 24}}, or has.side=24 as text.
         recombinations, rules: what notebooks 03 and 04 compare.
         features: what maps are made of: "plain" (P), "weighted" (S⊙P) or "unrectified" (P before its ReLU).
         protocol: the conventions of the evaluation, one of `protocols.PROTOCOLS`.
@@ -80,47 +87,78 @@ class Config:
 
     dataset: str
     profile: str
-    layout: str
+    layout: Annotated[str, among("layout", datasets.READERS)]
     data_root: str
-    backbone: str
-    image_size: int
-    resize_size: int
-    batch_size: int
-    epochs: int
-    lr: float
+    backbone: Annotated[str, among("backbone", models.BACKBONES)]
+    image_size: PositiveInt
+    resize_size: PositiveInt
+    batch_size: PositiveInt
+    epochs: PositiveInt
+    lr: PositiveFloat
     optimizer: str
     schedule: str
     weight_decay: float
-    head_multiplier: dict[str, float] = field(hash=False)
-    lr_multiplier: dict[str, float] = field(default_factory=dict, hash=False)
-    prediction_batch_size: int = 64
+    head_multiplier: Rates
+    lr_multiplier: Rates = field(default_factory=dict)
+    prediction_batch_size: PositiveInt = 64
     padding: int = 0
     weights: str = ""
-    poolings: tuple[str, ...] = ("gap", "wgap")
+    poolings: Listed[str] = ("gap", "wgap")
+    methods: Annotated[Listed[str], AfterValidator(lambda names: tuple(dict.fromkeys(("cam", *names))))] = ("cam",)
+    method_options: Options = field(default_factory=dict)
     temperature: float = 1.0
-    recombinations: tuple[str, ...] = ("signed", "positive", "absolute")
-    rules: tuple[str, ...] = tuple(rule for rule in thresholds.RULES if rule != "fixed")
-    features: str = "plain"
-    protocol: str = "paper"
+    recombinations: Listed[Recombination] = ("signed", "positive", "absolute")
+    rules: Listed[Rule] = tuple(rule for rule in thresholds.RULES if rule != "fixed")
+    features: Annotated[str, among("features", FEATURES)] = "plain"
+    protocol: Annotated[str, among("protocol", protocols.PROTOCOLS)] = "paper"
     normalization: str = ""
     resolution: str = ""
     interpolation: str = ""
     component: str = ""
     boundary: str = ""
     candidates: int = 0
-    on_bad_image: str = "stop"
-    evaluate_on: str = "test"
-    seeds: tuple[int, ...] = (0,)
+    on_bad_image: Annotated[str, among("on_bad_image", ("stop", "skip"))] = "stop"
+    evaluate_on: Annotated[str, among("evaluate_on", ("test", "validation"))] = "test"
+    seeds: Listed[int] = (0,)
     results: str = "results"
     device: str = ""
     workers: int = -1
     threads: int = 0
     deterministic: bool = False
     cache_gb: float = 4.0
-    decoder: str = "pillow"
+    decoder: Annotated[str, among("decoder", photographs.DECODERS)] = "pillow"
     compiled: bool = False
     checkpoint_steps: int = 500
-    processes: int = 1
+    processes: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        """Refuse values that are wrong only beside each other, or that another module judges."""
+        one_of("device", re.sub(r"^cuda:\d+$", "cuda", self.device or "cpu"), DEVICES)
+        for name, words in CONVENTIONS.items():
+            one_of(name, getattr(self, name) or words[0], words)
+        for name in self.poolings:
+            pooling.build(name, self.temperature)
+            self.recipe(name)
+        for name in {*self.methods, *self.method_options}:
+            method.build(name, self.method_options.get(name))
+        for multiplier in ("lr_multiplier", "head_multiplier"):
+            for name in getattr(self, multiplier):
+                one_of(f"pooling in {multiplier}", name, pooling.POOLINGS)
+        if self.candidates and self.candidates < 3:
+            raise ValueError(f"parameter candidates cannot be {self.candidates}: a step of V needs three at least")
+        if self.processes > 1 and self.device not in ("", "cpu", "cuda"):
+            raise ValueError(f"device {self.device!r} is for one process: give device='cuda' or 'cpu' with processes")
+        if self.resize_size < self.image_size:
+            raise ValueError(
+                f"parameter resize_size cannot be {self.resize_size}: the frame of a training image is at least as "
+                f"large as the input that is cropped from it, image_size {self.image_size}"
+            )
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"parameter seeds cannot be {self.seeds}: they are different and not negative")
+        if results_root(self.results).is_relative_to(ROOT / "results" / "reference"):
+            raise ValueError(f"parameter results cannot be {self.results!r}: our own figures are kept there")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -202,63 +240,29 @@ def configure(dataset: str = "birds", profile: str = "sample", **values: Any) ->
     if profile != "sample":
         own |= {name: {"layout": name, "data_root": f"data/{name}"} for name in datasets.READERS if name not in own}
     one_of(f"dataset of profile {profile!r}", dataset, own)
-    types = {f.name: f.type for f in fields(Config)}
+    known = [f.name for f in fields(Config)]
     for name in values:
-        if name not in types:
-            raise ValueError(f"unknown parameter {name!r}{hint(name, types)}; there are {', '.join(types)}")
+        if name not in known:
+            raise ValueError(f"unknown parameter {name!r}{hint(name, known)}; there are {', '.join(known)}")
     row = {"dataset": dataset, "profile": profile} | PROFILES[profile] | own[dataset]
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if "threads" in row and threads.isdecimal() and int(threads):
         row["threads"] = int(threads)
-    given = {name: typed(types[name], name, value) for name, value in values.items() if value not in ("", [], ())}
-    for multiplier in ("lr_multiplier", "head_multiplier"):
-        for name, times in given.get(multiplier, {}).items():
-            one_of(f"pooling in {multiplier}", name, pooling.POOLINGS)
-            if not times > 0:
-                raise ValueError(f"parameter {multiplier} cannot be {times:g} for {name}: it must be greater than 0")
-        given[multiplier] = row.get(multiplier, {}) | given.get(multiplier, {})
-    config = Config(**row | given)
-    one_of("backbone", config.backbone, models.BACKBONES)
-    one_of("layout", config.layout, datasets.READERS)
-    one_of("evaluate_on", config.evaluate_on, ("test", "validation"))
-    one_of("on_bad_image", config.on_bad_image, ("stop", "skip"))
-    one_of("decoder", config.decoder, photographs.DECODERS)
-    one_of("device", re.sub(r"^cuda:\d+$", "cuda", config.device or "cpu"), DEVICES)
-    for name in config.poolings:
-        pooling.build(name, config.temperature)
-        config.recipe(name)
-    for name in config.recombinations:
-        one_of("recombination", name, cam.RECOMBINATIONS)
-    for name in config.rules:
-        one_of("threshold rule", name, thresholds.RULES)
-    protocols.get(config.protocol)
-    one_of("features", config.features, FEATURES)
-    for name, words in CONVENTIONS.items():
-        one_of(name, getattr(config, name) or words[0], words)
-    if config.candidates and config.candidates < 3:
-        raise ValueError(f"parameter candidates cannot be {config.candidates}: a step of V needs three at least")
-    for name in ("image_size", "batch_size", "prediction_batch_size", "epochs", "lr", "processes"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"parameter {name} cannot be {getattr(config, name)!r}: it must be greater than 0")
-    if config.processes > 1 and config.device not in ("", "cpu", "cuda"):
-        raise ValueError(f"device {config.device!r} is for one process: give device='cuda' or 'cpu' with processes")
-    if config.resize_size < config.image_size:
-        raise ValueError(
-            f"parameter resize_size cannot be {config.resize_size}: the frame of a training image is at least as "
-            f"large as the input that is cropped from it, image_size {config.image_size}"
-        )
-    if len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
-        raise ValueError(f"parameter seeds cannot be {config.seeds}: they are different and not negative")
-    if results_root(config.results).is_relative_to(ROOT / "results" / "reference"):
-        raise ValueError(f"parameter results cannot be {config.results!r}: our own figures are kept there")
-    return config
+    given = {name: value for name, value in values.items() if value not in ("", [], ())}
+    for name in ("lr_multiplier", "head_multiplier"):
+        if isinstance(own_rates := pairs(given.get(name, {})), dict):
+            given[name] = row.get(name, {}) | own_rates
+    try:
+        return Config(**row | given)
+    except ValidationError as error:
+        raise ValueError("; ".join(told(error))) from None
 
 
 def is_usual(config: Config) -> bool:
     """Whether every value that decides a figure is the configuration's own, so that its reference applies."""
     usual = configure(config.dataset, config.profile)
     free = (
-        "results", "seeds", "poolings", "device", "workers", "cache_gb", "checkpoint_steps", "compiled",
+        "results", "seeds", "poolings", "methods", "device", "workers", "cache_gb", "checkpoint_steps", "compiled",
         "prediction_batch_size", "threads",
     )  # fmt: skip
     return replace(config, **{name: getattr(usual, name) for name in free}) == usual

@@ -18,19 +18,17 @@ from wsol_utils.experiment import experiments
 from wsol_utils.experiment.experiments import Config
 from wsol_utils.maps import archive
 from wsol_utils.maps.predictions import Predictions
-from wsol_utils.network import distributed
 from wsol_utils.scores import protocols
 from wsol_utils.scores.protocols import Protocol
 
 METRICS_COLUMNS = [
-    "dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization", "resolution",
-    "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images",
+    "dataset", "profile", "backbone", "method", "pooling", "temperature", "recombination", "normalization",
+    "resolution", "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images",
     "top1_cls", "top1_loc", "gt_known", "gt_known_low", "gt_known_high",
     "threshold_sd", "p_value", "features", "interpolation", "component", "boundary", "candidates",
     "n_skipped", "weights",
 ]  # fmt: skip
-COMBINATION = ["pooling", "recombination", "threshold_rule"]
-MANY = 200_000  # images, of which only the splits that are evaluated are opened
+COMBINATION = ["method", "pooling", "recombination", "threshold_rule"]
 OVERLAPS = {"recombination.npz": "03_cam_recombination", "thresholds.npz": "04_threshold_selection"}
 
 
@@ -39,80 +37,62 @@ def annotations(config: Config) -> pd.DataFrame:
     return datasets.read_table(config.require(config.folder / "annotations.csv", "01_dataset_preparation"))
 
 
-def prepare(config: Config) -> pd.DataFrame:
-    """The table that notebook 01 writes, as it makes it; the one that is there already, if there is."""
-    path = config.folder / "annotations.csv"
-    if not path.is_file() and distributed.rank() == 0:
-        table, left_out = usable(config, datasets.READERS[config.layout](config.root))
-        write_csv(left_out, config.folder / "skipped.csv")
-        datasets.write_table(table, path)
-    distributed.wait()
-    return datasets.read_table(path)
-
-
-def usable(config: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A data set's table once its photographs have been opened and found good, and those that the run does without.
-
-    Returns:
-        As of `datasets.check`, and of `datasets.leave_out` where the run skips what is bad: image_id, path, split,
-        reason. Of a table of `MANY` images and more the train split is not opened, as that takes hours, unless the run
-        skips what is bad or evaluates a part of train: its sizes stay 0, and its boxes as they were listed.
-    """
-    opened = len(table) < MANY or config.on_bad_image == "skip" or config.evaluate_on == "validation"
-    splits = ("train", "test") if opened else ("test",)
-    left_out = pd.DataFrame(columns=["image_id", "path", "split", "reason"])
-    if config.on_bad_image == "skip":
-        table, left_out = datasets.leave_out(table, config.root, splits)
-    return datasets.check(table, config.root, splits), left_out
-
-
-def clipping(table: pd.DataFrame, most: int = 20) -> str:
-    """What a table of `usable` says of boxes that passed their image's edge, a line for each image.
-
-    Args:
-        most: images that get a line, those with the largest overshoot first; more than a pixel all of them.
-    """
-    clipped = table["clipped"]
-    beyond = table[clipped > 1].sort_values("clipped", ascending=False, kind="stable")
-    counts = f"in {((clipped > 0) & (clipped <= 1)).sum()} images by a pixel or less, in {len(beyond)} by more"
-    said = f"boxes clipped to their image: {counts}; the most is {clipped.max():g} px"
-    if unopened := int((table["width"] == 0).sum()):
-        said += f"; {unopened} images were not opened, and their boxes stay as listed"
-    lines = [f"  {row.clipped:g} px: {row.source}, {row.path}" for row in beyond.head(most).itertuples()]
-    more = [f"  and {len(beyond) - most} more, in the column clipped of annotations.csv"] if len(beyond) > most else []
-    return "\n".join([said, *lines, *more])
-
-
 def skipped(config: Config) -> pd.DataFrame:
     """The photographs that the run does without, as notebook 01 listed them."""
     return read_csv(config.require(config.folder / "skipped.csv", "01_dataset_preparation"))
 
 
 def networks(config: Config) -> pd.DataFrame:
-    """The networks that notebook 02 trained: seed, pooling, own_head, classes, and how their training ended."""
+    """The networks that notebook 02 trained: seed, method, pooling, own_head, classes, and how their training ended."""
     return seed_csv(config, "networks.csv", "02_finetune_wgap")
 
 
-def poolings(config: Config, table: pd.DataFrame) -> tuple[str, ...]:
-    """Those that a run compares; a network that stands as it is, for want of a train split, has GAP alone."""
-    return ("gap",) if split(config, table, "train").empty else config.poolings
+def trainings(config: Config, table: pd.DataFrame) -> list[tuple[str, str]]:
+    """The networks that a run compares: every method with every pooling, as (method, pooling).
+
+    A network that stands as it is, for want of a train split, is plain and has GAP alone.
+
+    Raises:
+        ValueError: if other methods are asked for where nothing can be trained.
+    """
+    if not split(config, table, "train").empty:
+        return list(itertools.product(config.methods, config.poolings))
+    if config.methods != ("cam",):
+        others = ", ".join(config.methods[1:])
+        raise ValueError(f"{config.dataset} has no train split, and {others} must be trained: leave methods as ['cam']")
+    return [("cam", "gap")]
 
 
-def checkpoint(config: Config, seed: int, name: str) -> Path:
-    """Where notebook 02 keeps the network of one pooling."""
-    return config.seed_folder(seed) / f"{name}.safetensors"
+def checkpoint(config: Config, seed: int, pooling: str, method: str = "cam") -> Path:
+    """Where notebook 02 keeps the network of one pooling and method."""
+    return config.seed_folder(seed) / f"{name_of(method, pooling)}.safetensors"
 
 
-def prediction_file(config: Config, seed: int, name: str, protocol: Protocol) -> Path:
+def prediction_file(config: Config, seed: int, pooling: str, protocol: Protocol, method: str = "cam") -> Path:
     """Where notebook 03 keeps one network's pass over the test split; a crop of the images is another pass."""
     crop = "" if protocol.frame == 1 else "_cropped"
-    return config.seed_folder(seed) / f"predictions_{name}{crop}.npz"
+    return config.seed_folder(seed) / f"predictions_{name_of(method, pooling)}{crop}.npz"
 
 
-def predictions(config: Config, seed: int, name: str, protocol: Protocol | None = None) -> Predictions:
+def name_of(method: str, pooling: str) -> str:
+    """What files call a network: "wgap", or "has_wgap" of another method than plain fine-tuning."""
+    return pooling if method == "cam" else f"{method}_{pooling}"
+
+
+def predictions(
+    config: Config, seed: int, pooling: str, protocol: Protocol | None = None, method: str = "cam"
+) -> Predictions:
     """What notebook 03 kept of one network's pass over the test split, in the geometry of a protocol."""
-    path = prediction_file(config, seed, name, protocol or config.conventions)
+    path = prediction_file(config, seed, pooling, protocol or config.conventions, method)
     return Predictions.load(config.require(path, "03_cam_recombination"))
+
+
+def passes(config: Config, protocol: Protocol | None = None) -> dict[tuple[int, str, str], Predictions]:
+    """`predictions` of all networks, by the columns `evaluation.NETWORK`."""
+    return {
+        (row.seed, row.method, row.pooling): predictions(config, row.seed, row.pooling, protocol, row.method)
+        for row in networks(config).itertuples()
+    }
 
 
 def seed_csv(config: Config, name: str, notebook: str) -> pd.DataFrame:
@@ -245,8 +225,8 @@ def test_set(config: Config, table: pd.DataFrame, protocol: Protocol) -> dataset
 
 
 def ours(config: Config) -> str:
-    """The pooling that stands for the paper's: WGAP, or the last one where it was not trained."""
-    names = list(networks(config)["pooling"])
+    """The pooling that stands for the paper's, without another method: WGAP, or the last one where that is missing."""
+    names = list(networks(config).query("method == 'cam'")["pooling"])
     return "wgap" if "wgap" in names else names[-1]
 
 

@@ -24,6 +24,7 @@ from wsol_utils.experiment.profiles import PRETRAINING
 from wsol_utils.maps.extract import predict
 from wsol_utils.maps.predictions import Predictions, made_from
 from wsol_utils.network import checkpoints, distributed, models, pooling, training
+from wsol_utils.network import method as methods
 from wsol_utils.network.recipe import Recipe
 from wsol_utils.scores.protocols import Protocol
 
@@ -32,8 +33,10 @@ TRAINING_CODE = ("wsol_utils.network.training",)
 PREDICTION_CODE = ("wsol_utils.maps.extract", "wsol_utils.network.models")
 
 
-def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str) -> list[dict[str, float]]:
-    """Fine-tune the network of one pooling and keep it, or keep it as it stands where there is no train split.
+def train(
+    config: Config, table: pd.DataFrame, seed: int, name: str, start: str, method: str = "cam"
+) -> list[dict[str, float]]:
+    """Fine-tune the network of one pooling and method, or keep it as it stands where there is no train split.
 
     Args:
         table: the annotations.
@@ -43,15 +46,15 @@ def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str)
         The history, as of `training.fit` but for the seconds: the tables of equal runs are equal. Empty where
         nothing was trained.
     """
-    rows, path = runs.split(config, table, "train"), runs.checkpoint(config, seed, name)
+    rows, path = runs.split(config, table, "train"), runs.checkpoint(config, seed, name, method)
     torch.manual_seed(seed)
-    model = network(config, name, int(table["label"].max()) + 1, rows.empty, start)
-    about = description(config, table, name, len(cast(torch.Tensor, model.class_weights)))
+    model = network(config, name, int(table["label"].max()) + 1, rows.empty, start, method)
+    about = description(config, table, name, len(cast(torch.Tensor, model.class_weights)), method)
     if not rows.empty:
         history = finetune(config, model, rows, config.recipe(name), path, seed, start, about)
         if start == "scratch" and distributed.rank() == 0:
-            backbone = path.with_name(f"{config.dataset}_{name}_from_scratch.safetensors")  # tables call it by its name
-            models.save_backbone(model, config.backbone, backbone, f"{config.dataset}, from scratch")
+            named = path.with_stem(f"{config.dataset}_{path.stem}_from_scratch")  # as tables call it
+            models.save_backbone(model, config.backbone, named, f"{config.dataset}, from scratch")
         return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
     if distributed.rank() == 0:
         models.save(model, path, {}, about | {"own_head": True})
@@ -59,17 +62,18 @@ def train(config: Config, table: pd.DataFrame, seed: int, name: str, start: str)
     return []
 
 
-def description(config: Config, table: pd.DataFrame, name: str, classes: int) -> dict[str, object]:
+def description(config: Config, table: pd.DataFrame, name: str, classes: int, method: str = "cam") -> dict[str, object]:
     """What the file of a fine-tuned network says of it, as of `models.save`; a class without an image has no name."""
     names = dict(zip(table["label"], table["class_name"], strict=True))
     return {
         "backbone": config.backbone, "pooling": name, "temperature": config.temperature, "own_head": False,
+        "method": method, "method_options": config.method_options.get(method, {}),
         "image_size": config.image_size, "class_names": [names.get(label, "") for label in range(classes)],
     }  # fmt: skip
 
 
 def predicted(
-    config: Config, table: pd.DataFrame, seed: int, name: str, own_head: bool, protocol: Protocol
+    config: Config, table: pd.DataFrame, seed: int, name: str, own_head: bool, protocol: Protocol, method: str = "cam"
 ) -> Predictions:
     """One network's pass over the test photographs: the one that is kept, or made and kept now.
 
@@ -78,22 +82,24 @@ def predicted(
         own_head: whether the network stands as it is.
         protocol: for the geometry of the images.
     """
-    path = runs.prediction_file(config, seed, name, protocol)
-    trained = config.require(runs.checkpoint(config, seed, name), "02_finetune_wgap")
+    path = runs.prediction_file(config, seed, name, protocol, method)
+    trained = config.require(runs.checkpoint(config, seed, name, method), "02_finetune_wgap")
     test = runs.split(config, table, "test")
     weights = files.sha256(trained)
     transform = runs.test_set(config, table, protocol).transform
-    rows = _with_sizes(config, test)
+    rows, options = _with_sizes(config, test), config.method_options.get(method, {})
     identity = fingerprint(
-        PREDICTION_CODE, rows, weights, name, config.temperature, transform, config.decoder, config.deterministic
+        PREDICTION_CODE, rows, weights, name, config.temperature, transform, config.decoder, config.deterministic,
+        options, methods.source(methods.get(method)).read_bytes(),
     )  # fmt: skip
     if made_from(path) == identity:
         return Predictions.load(path)
     if config.processes > 1 and not distributed.launched():
-        arguments = (config, table, seed, name, own_head, protocol)
+        arguments = (config, table, seed, name, own_head, protocol, method)
         distributed.launch(config.processes, runs.device(config), predicted, *arguments)
         return Predictions.load(path)
-    model = models.load_into(network(config, name, int(table["label"].max()) + 1, own_head), trained)
+    model = network(config, name, int(table["label"].max()) + 1, own_head, method=method)
+    models.load_into(model, trained)
     return predict_test(config, model, table, protocol, path=path, identity=identity)
 
 
@@ -113,8 +119,10 @@ def predict_test(
         )  # fmt: skip
 
 
-def network(config: Config, name: str, classes: int, own_head: bool, weights: str | None = None) -> torch.nn.Module:
-    """The network of one pooling: with a new head, or as it stands where the data set has no train split.
+def network(
+    config: Config, name: str, classes: int, own_head: bool, weights: str | None = None, method: str = "cam"
+) -> torch.nn.Module:
+    """The network of one pooling and method: with a new head, or as it stands where the data set has no train split.
 
     Args:
         weights: from `starting_weights`; None, too, leaves them random.
@@ -130,7 +138,8 @@ def network(config: Config, name: str, classes: int, own_head: bool, weights: st
             )
         weights = None
     if not own_head:
-        return models.build(config.backbone, classes, pooling.build(name, config.temperature), weights)
+        pool, options = pooling.build(name, config.temperature), config.method_options.get(method)
+        return models.build(config.backbone, classes, pool, weights, method, options)
     mapping = config.root / "LOC_synset_mapping.txt"
     listed = mapping.read_text(encoding="utf-8").split("\n") if config.layout == "ilsvrc" else []
     if sum(bool(line.strip()) for line in listed) != 1000:
@@ -182,8 +191,9 @@ def finetune(
     weights = files.sha256(start) if Path(start).is_file() else start
     rows = _with_sizes(config, table[["image_id", "label", "path"]])
     made_of = fingerprint(
-        TRAINING_CODE, rows, weights, repr(transform), repr(model), config.decoder, config.deterministic, about
-    )
+        TRAINING_CODE, rows, weights, repr(transform), repr(model), config.decoder, config.deterministic, about,
+        methods.source(type(cast(models.Localizer, model).method)).read_bytes(),
+    )  # fmt: skip
     if config.processes > 1 and not distributed.launched():
         identity = training.identity_of(recipe, seed, made_of)
         if checkpoints.finished(checkpoint, identity, model) is None:  # else `fit` finds it so

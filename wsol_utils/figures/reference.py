@@ -84,7 +84,7 @@ def compare(metrics: pd.DataFrame, profile: str, dataset: str) -> pd.DataFrame:
     expected = read(profile, dataset, "bands.csv")
     if expected.empty:
         return pd.DataFrame(columns=[*KEY, "seed", "figure", "value", "low", "high", "asserted", "beyond"])
-    long = metrics.melt(id_vars=[*KEY, "seed"], value_vars=FIGURES, var_name="figure")
+    long = tables.of_cam(metrics).melt(id_vars=[*KEY, "seed"], value_vars=FIGURES, var_name="figure")
     both = long.merge(expected[[*KEY, "figure", "low", "high", "asserted"]], on=[*KEY, "figure"])
     return both.assign(beyond=both["value"] - both["value"].clip(both["low"], both["high"]))
 

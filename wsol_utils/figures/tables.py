@@ -73,6 +73,11 @@ SHOWN_RULES = ("fixed", "first_above_mean", "percentile", "mean", "best_fixed", 
 FORMS = {"wgap": "WGAP", "wgap_sum": "WGAP (sum)"}  # as printed, and without the second division
 
 
+def of_cam(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of plain fine-tuning, which the paper's parts are added to; all where a table knows no method."""
+    return rows[rows["method"] == "cam"] if "method" in rows else rows
+
+
 def published(dataset: str) -> pd.DataFrame:
     """The rows of the paper's table for a data set, every cell as printed ("-" where it prints none).
 
@@ -115,7 +120,7 @@ def measured(metrics: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The columns of `published`, ready to print; no notes.
     """
-    rows = []
+    rows, metrics = [], of_cam(metrics)
     for method, key in STEPS.items():
         found = metrics[(metrics[["pooling", "recombination", "threshold_rule"]] == list(key)).all(axis=1)]
         if len(found):
@@ -148,7 +153,7 @@ def contributions(
         Columns step, from, to (percent), points, low and high (the 95 % interval of the points); a row for each of
         `CONTRIBUTIONS` whose two ends were measured, and one for all three as the paper prints it. Not rounded.
     """
-    differences, rows = differences[differences["figure"] == figure], []
+    differences, rows = of_cam(differences[differences["figure"] == figure]), []
     for title, (step, rest) in CONTRIBUTIONS.items():
         step = step.replace("WGAP", FORMS[form])
         where = {column: form if word == "wgap" else word for column, word in rest.items()}
@@ -179,6 +184,7 @@ def main_steps(differences: pd.DataFrame) -> pd.DataFrame:
     """The rows of `seeds.paired_differences` that speak of the paper's claims: GT-known, GAP and WGAP, its rules."""
     rules = ("fixed", "first_above_mean", "fixed → first_above_mean")
     poolings = ("gap", "wgap", "gap → wgap")
+    differences = of_cam(differences)
     chosen = differences["threshold_rule"].isin(rules) & differences["pooling"].isin(poolings)
     return differences[chosen & (differences["figure"] == "gt_known")].reset_index(drop=True)
 
@@ -200,7 +206,7 @@ def grid(found: pd.DataFrame, scores: pd.DataFrame, figure: str = "gt_known") ->
     Returns:
         Rows pooling, Top-1 Cls and recombination; a column for each of `SHOWN_RULES`, MaxBoxAcc and MaxBoxAccV2.
     """
-    keys = ["pooling", "Top-1 Cls", "recombination"]
+    keys, found, scores = ["pooling", "Top-1 Cls", "recombination"], of_cam(found), of_cam(scores)
     named = found.assign(cell=mean_and_deviation(found, figure))
     named["Top-1 Cls"] = mean_and_deviation(found, "top1_cls")
     cells = named.pivot_table("cell", keys, "threshold_rule", "first", sort=False)

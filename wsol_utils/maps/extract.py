@@ -16,7 +16,7 @@ from wsol_utils.common.bars import QUIET
 from wsol_utils.data.datasets import ImageDataset
 from wsol_utils.data.loading import Batch, Loader, enough_memory
 from wsol_utils.maps import archive, cam
-from wsol_utils.maps.predictions import Predictions, kind
+from wsol_utils.maps.predictions import OWN, Predictions, kind
 from wsol_utils.network import distributed
 
 FEW = 8  # images that a CPU takes at a time: their activations stay in its cache
@@ -81,15 +81,20 @@ def forward(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str]
     if images.device.type == "cpu" and len(images) > FEW:
         parts = [forward(model, *some) for some in zip(images.split(FEW), labels.split(FEW), strict=True)]
         return parts[0][0], {name: torch.cat([found[name] for _, found in parts]) for name in parts[0][1]}
-    pool = getattr(model, "pool", lambda features: features.mean(dim=(2, 3)))  # what SqueezeNet's own head takes
     with _watched(model) as (before, pooled):
-        logits, features = model(images)
-    logits, weights = logits.float(), cast(Tensor, model.class_weights).float()
+        logits, features, *_ = model(images)
+    logits = logits.float()
     predicted = logits.argmax(dim=1)
-    named = maps_of(
-        features.float(), weights[labels], pool, torch.cat(before, dim=1) if before else None,
-        predicted=weights[predicted], pooled=pooled[0] if pooled else None,
-    )  # fmt: skip
+    method = getattr(model, "method", None)
+    if method is None or method.linear:
+        pool = getattr(model, "pool", lambda features: features.mean(dim=(2, 3)))  # what SqueezeNet's own head takes
+        weights = cast(Tensor, model.class_weights).float()
+        named = maps_of(
+            features.float(), weights[labels], pool, torch.cat(before, dim=1) if before else None,
+            predicted=weights[predicted], pooled=pooled[0] if pooled else None,
+        )  # fmt: skip
+    else:
+        named = {OWN: method.maps(model, images, labels).float()}
     maps = torch.stack(list(named.values()), dim=1)  # (B, R, H', W')
     scales = maps.abs().amax(dim=(2, 3))
     scaled = (maps / scales.clamp(min=1e-30)[:, :, None, None]).half()

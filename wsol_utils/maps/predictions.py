@@ -4,6 +4,7 @@ A map takes H·W float16 numbers (338 bytes at 13×13); its scale is kept beside
 read a part at a time: memory is flat in the number of images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from wsol_utils.maps import archive
 
 FEATURES = ("plain", "weighted", "unrectified")  # P, S⊙P, and P before its ReLU: what a map is made of
+OWN = "own"  # the map that a method makes itself, which is not linear in the features
 PER_IMAGE = ("image_id", "label", "predicted", "logits", "scaled_maps", "scales", "image_size")
 
 
@@ -99,6 +101,12 @@ def made_from(path: Path) -> str:
         return str(archive.read(path).get("identity", ""))
     except (OSError, ValueError):
         return ""
+
+
+def recombined(predictions: Predictions, recombinations: Sequence[str], features: str = "plain") -> dict[str, str]:
+    """Each recombination with the name of its map; of a method that makes its own map, that one alone."""
+    own = OWN in predictions.kinds
+    return {OWN: OWN} if own else {name: kind(name, features) for name in recombinations}
 
 
 def kind(recombination: str, features: str = "plain") -> str:

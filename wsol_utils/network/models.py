@@ -5,7 +5,7 @@ Weights come from torchvision ("imagenet", a download) or from a safetensors fil
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,23 +15,23 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from wsol_utils.common import files
+from wsol_utils.network import method as methods
 from wsol_utils.network import pooling as poolings
 from wsol_utils.network import weights as weights_files
-
-
-class Output(NamedTuple):
-    """What a forward pass gives: logits (B, K) and the last convolution's features (B, C, H, W)."""
-
-    logits: Tensor
-    features: Tensor
+from wsol_utils.network.method import Method, Output, Targets
 
 
 class Localizer(nn.Module):
-    """Backbone -> features (B, C, H, W) -> pooling (B, C) -> linear head (B, K)."""
+    """Backbone -> features (B, C, H, W) -> pooling (B, C) -> linear head (B, K), or what a method makes of them.
 
-    def __init__(self, backbone: nn.Module, pool: nn.Module, head: nn.Linear):
+    Args:
+        method: what is added to plain fine-tuning; it is attached here, and `method` from then on.
+    """
+
+    def __init__(self, backbone: nn.Module, pool: nn.Module, head: nn.Linear, method: Method | None = None):
         super().__init__()
-        self.backbone, self.pool, self.head = backbone, pool, head
+        self.backbone, self.pool, self.head, self.method = backbone, pool, head, method or Method()
+        self.method.attach(self, head.out_features)
 
     @property
     def class_weights(self) -> Tensor:
@@ -39,14 +39,13 @@ class Localizer(nn.Module):
         return self.head.weight
 
     def new_parameters(self) -> list[nn.Parameter]:
-        """Those that no pre-training has seen, the head's and conv6's: they learn faster than the backbone."""
+        """Those that no pre-training has seen, the head's, conv6's and the method's: they learn faster."""
         conv6 = getattr(self.backbone, "conv6", nn.Identity())
-        return [*self.head.parameters(), *conv6.parameters()]
+        return [*self.head.parameters(), *conv6.parameters(), *self.method.parameters()]
 
-    def forward(self, images: Tensor) -> Output:
-        """(B, 3, H, W) -> logits (B, K), features (B, C, H', W')."""
-        features = self.backbone(images)
-        return Output(self.head(self.pool(features)), features)
+    def forward(self, images: Tensor, targets: Targets | None = None) -> Output:
+        """(B, 3, H, W) -> logits (B, K), features (B, C, H', W'); with targets, in training, `extra` for the loss."""
+        return self.method.head(self, self.backbone(images), targets)
 
 
 class ConvolutionalHeadLocalizer(nn.Module):
@@ -133,7 +132,10 @@ BACKBONES = {
 }
 
 
-def build(backbone: str, num_classes: int, pooling: str | nn.Module, weights: str | Path | None = None) -> Localizer:
+def build(
+    backbone: str, num_classes: int, pooling: str | nn.Module, weights: str | Path | None = None,
+    method: str = "cam", method_options: Mapping[str, Any] | None = None,
+) -> Localizer:  # fmt: skip
     """A backbone with a pooling and a new linear head, N(0, 0.01) with bias 0 as the reference code bases have it.
 
     Args:
@@ -141,18 +143,22 @@ def build(backbone: str, num_classes: int, pooling: str | nn.Module, weights: st
         num_classes: K.
         pooling: a name that `pooling.build` knows, or a module (B, C, H, W) -> (B, C).
         weights: None (random), "imagenet" (torchvision downloads them) or a safetensors file.
+        method: one of `method.names()`.
+        method_options: arguments of its constructor.
 
     Raises:
-        ValueError: if a name is unknown, or the file is of another network, no safetensors file, or not finite.
+        ValueError: if a name or an option is unknown, or the file is of another network, no safetensors file, or not
+            finite.
         FileNotFoundError: if the weights file does not exist.
     """
     pool = poolings.build(pooling) if isinstance(pooling, str) else pooling
+    added = methods.build(method, method_options)
     recipe = _backbone(backbone)
     body = recipe.body(_network(backbone, weights, head=False))
     head = nn.Linear(recipe.channels, num_classes)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
-    return Localizer(body, pool, head)
+    return Localizer(body, pool, head, added)
 
 
 def build_as_it_stands(backbone: str, weights: str | Path | None = None) -> nn.Module:
@@ -177,7 +183,7 @@ def save(model: nn.Module, path: Path, metadata: dict[str, str], about: dict | N
 
     Args:
         about: what the network is, so that `networks.load_network` can use the file alone: backbone, pooling,
-            temperature, own_head (whether it stands as it is), image_size, class_names.
+            temperature, method, method_options, own_head (whether it stands as it is), image_size, class_names.
     """
     write(model.state_dict(), path, metadata | ({"network": json.dumps(about)} if about else {}))
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -21,6 +22,7 @@ from tqdm.auto import tqdm
 from wsol_utils.common.bars import QUIET
 from wsol_utils.data.loading import Loader, enough_memory
 from wsol_utils.network import checkpoints, distributed, models
+from wsol_utils.network.method import Key, Method
 from wsol_utils.network.recipe import Recipe, rate_factor
 
 LOOK = 20  # steps between two looks at the loss on a GPU, each of which makes it wait
@@ -91,6 +93,7 @@ class _Run:
         keep_every: int,
     ) -> None:  # fmt: skip
         self.model, self.loader, self.recipe, self.seed = model, loader, recipe, seed
+        self.method: Method = cast(models.Localizer, model).method
         self.identity, self.keep_every = identity, keep_every
         self.resume = checkpoint.with_suffix(".resume.safetensors")
         self.steps = len(loader.dataset) // recipe.batch_size  # in an epoch
@@ -123,11 +126,12 @@ class _Run:
         """One pass over the train split, or what is left of it."""
         epoch, start, size = len(self.history), time.perf_counter() - self.seconds, self.recipe.batch_size
         self.loader.dataset.set_epoch(epoch)
-        order = order_of(len(self.loader.dataset), self.seed, epoch)
+        order = self.method.order(self.loader.dataset.labels.tolist(), self.seed, epoch, size, distributed.size())
         whole = [order[i * size : (i + 1) * size] for i in range(self.step, self.steps)]
         shares = [batch[distributed.rank() :: distributed.size()] for batch in whole]
-        for images, labels, _ in self.loader.batches(shares):
-            self.losses[self.step] = self._step(network, images, labels)
+        for share, (images, labels, _) in zip(shares, self.loader.batches(shares), strict=True):
+            keys = [(self.seed, epoch, image) for image in share]
+            self.losses[self.step] = self._step(network, images, labels, keys)
             self.step += 1
             self.bar.update()
             last = self.step == self.steps
@@ -138,16 +142,19 @@ class _Run:
                 self.seconds = time.perf_counter() - start
                 self._keep(last)
 
-    def _step(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """(b, 3, H, W) images and (b,) labels, this process's share of a batch; the loss."""
-        factor = rate_factor(self.recipe.schedule, (len(self.history) + self.step / self.steps) / self.recipe.epochs)
+    def _step(self, network: nn.Module, images: Tensor, labels: Tensor, keys: Sequence[Key]) -> Tensor:
+        """(b, 3, H, W) images, (b,) labels and b keys, this process's share of a batch; the loss."""
+        progress = (len(self.history) + self.step / self.steps) / self.recipe.epochs
+        factor = rate_factor(self.recipe.schedule, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_lr"] * factor
         dtype = next(self.model.parameters()).dtype
+        images, targets = self.method.batch(images.to(dtype), labels, keys)
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.on_gpu):
-            logits = network(images.to(dtype)).logits  # (b, K)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = nn.functional.cross_entropy(logits, labels)
+            found = network(images, targets)
+        logits = _wide(found.logits)  # (b, K)
+        extra = {name: _wide(value) for name, value in found.extra.items()}
+        loss = self.method.loss(found._replace(logits=logits, extra=extra), targets, progress)
         self.optimizer.zero_grad()
         # the processes' gradients are averaged: each counts by its share of the batch
         (loss * (len(labels) * distributed.size() / self.recipe.batch_size)).backward()
@@ -199,11 +206,9 @@ def _precise(device: str) -> torch.dtype:
     return torch.float32 if torch.device(device).type == "mps" else torch.float64
 
 
-def order_of(images: int, seed: int, epoch: int) -> list[int]:
-    """The order of an epoch: all images, a function of seed and epoch alone."""
-    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-    torch.empty((), dtype=torch.int64).random_(generator=generator)  # as DataLoader(shuffle=True, generator) does first
-    return torch.randperm(images, generator=generator).tolist()
+def _wide(values: Tensor) -> Tensor:
+    """In float32 at least, where autocast left less."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _optimizer(model: nn.Module, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:

@@ -64,13 +64,17 @@ class Explorer(widgets.VBox):
         for index in range(len(self.pictures)):
             yield self._located(index, **self.chosen.get(index, self.first))
 
-    def _look(self, index: int) -> View:
+    def _look(self, index: int, kind: int = PREDICTED) -> View:
         picture = self.pictures[index]
-        return picture if isinstance(picture, View) else own_images.look(self.network, picture)
+        if isinstance(picture, View):
+            return picture
+        return own_images.look(self.network, picture, None if kind == PREDICTED else kind)
 
     def _located(self, index: int, kind: int, recombination: str, rule: str, eta: float) -> tuple[View, Located]:
         view = self._seen(index)
-        if kind != PREDICTED and view.given_map is None:
+        if kind != PREDICTED and view.given_map is not None:
+            view = self._seen(index, kind)  # of a method that makes its own map
+        elif kind != PREDICTED:
             weights = numpy(cast(Tensor, self.network.model.class_weights)[kind])  # (C,)
             view = replace(view, class_index=kind, class_name=self.network.class_names[kind], class_weights=weights)
         if rule == SLIDER:

@@ -19,7 +19,7 @@ from wsol_utils.common.checks import hint
 from wsol_utils.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from wsol_utils.network import models, pooling
 from wsol_utils.network import weights as weights_files
-from wsol_utils.network.models import Output
+from wsol_utils.network.method import Output
 
 WITH_MAP = (  # for messages; `_with_features` decides
     "resnet…, resnext…, wide_resnet…, densenet…, mobilenet_v2, efficientnet_…, regnet_…, mnasnet…, shufflenet_v2_…, "
@@ -141,11 +141,16 @@ def _of_notebook_02(path: Path) -> Network:
         names, side = _named(about["class_names"]), int(about["image_size"])
         backbone, own_head, name = str(about["backbone"]), about["own_head"], str(about["pooling"])
         pool = pooling.build(name, float(about["temperature"]))
+        method, options = str(about.get("method", "cam")), dict(about.get("method_options", {}))
+        model = (
+            models.build_as_it_stands(backbone)
+            if own_head
+            else models.build(backbone, len(names), pool, None, method, options)
+        )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} does not say rightly which network it holds ({error!r}): copy it again") from error
-    model = models.build_as_it_stands(backbone) if own_head else models.build(backbone, len(names), pool)
     weights_files.require_finite(models.load_into(model, path), path)
-    return Network(model.eval(), names, side, f"{backbone}, {name}")
+    return Network(model.eval(), names, side, f"{backbone}, {name}" + (f", {method}" if method != "cam" else ""))
 
 
 def _of_torchvision(name: str, weights: str | Path) -> Network:

@@ -108,12 +108,16 @@ def look(network: Network, path: str | Path, class_index: int | None = None) -> 
     images, _ = transform.finish(frame[None], [no_boxes], [transform.crop([])])
     weights = cast(Tensor, network.model.class_weights)  # (K, C)
     with torch.inference_mode():
-        logits, features = network.model(images.to(weights.device))
-        probabilities = logits[0].float().softmax(dim=0)
-    index = int(probabilities.argmax()) if class_index is None else class_index
+        images = images.to(weights.device)
+        found = network.model(images)
+        probabilities = found.logits[0].float().softmax(dim=0)
+        index = int(probabilities.argmax()) if class_index is None else class_index
+        own, method = None, getattr(network.model, "method", None)
+        if method is not None and not method.linear:
+            own = numpy(method.maps(network.model, images, torch.tensor([index], device=images.device))[0])
     return View(
-        image, str(path), index, network.class_names[index], numpy(probabilities), numpy(features[0]),
-        numpy(weights[index]), None, network.image_size,
+        image, str(path), index, network.class_names[index], numpy(probabilities), numpy(found.features[0]),
+        numpy(weights[index]), own, network.image_size,
     )  # fmt: skip
 
 

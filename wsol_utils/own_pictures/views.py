@@ -29,7 +29,7 @@ class View:
         probabilities: (K,) float32, the network's softmax; empty for `view_of`.
         features: (C, h, w) float32, P of Eq. 2; None for `view_of`.
         class_weights: (C,) float32, the classifier's row for the class, w of Eq. 2; None for `view_of`.
-        given_map: (h, w) float32, the map that came from elsewhere; None for `look`.
+        given_map: (h, w) float32, the map that came from elsewhere, or that a method made itself; else None.
         image_size: side of the square that maps are upsampled to, pixels: the network's input.
     """
 

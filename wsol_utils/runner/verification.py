@@ -128,7 +128,7 @@ def inside(folder: Path, name: str) -> bool:
 
 
 def measured(config: experiments.Config, networks: dict[tuple, Predictions]) -> list[dict]:
-    """The rows of metrics.csv that notebooks 03 and 04 make of networks' predictions, each by its seed and pooling."""
+    """The rows of metrics.csv that notebooks 03 and 04 make of networks' predictions, by `evaluation.NETWORK`."""
     conventions, rows = config.conventions, []
     for key, prediction, name in evaluation.combinations(networks, config.recombinations, config.features):
         bounds = evaluation.bounds(prediction, name, conventions)
@@ -186,7 +186,8 @@ def _metrics(config: Kept, metrics: pd.DataFrame, whole: set[str]) -> list[Findi
         networks = runs.networks(config)
     findings, rows, failed = [], [], []
     for network in networks[columns].drop_duplicates().itertuples(index=False, name=None):
-        path = runs.prediction_file(*(config, *network, config.conventions))
+        seed, method, pooling = network
+        path = runs.prediction_file(config, seed, pooling, config.conventions, method)
         name = path.relative_to(config.folder).as_posix()
         try:
             if name not in whole:  # the checksums have told why

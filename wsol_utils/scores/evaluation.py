@@ -1,6 +1,6 @@
 """From maps to boxes to a row of metrics: the same few steps for every combination that is compared."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +10,13 @@ from wsol_utils import boxes
 from wsol_utils.boxes import thresholds
 from wsol_utils.common.bars import watched
 from wsol_utils.maps import cam
-from wsol_utils.maps.predictions import Predictions
-from wsol_utils.maps.predictions import kind as kind_of
+from wsol_utils.maps.predictions import Predictions, recombined
 from wsol_utils.scores import metrics
 from wsol_utils.scores.protocols import Protocol, frame_side
 
 CHUNK = 128  # maps that are upsampled at a time: 26 MB at 224×224
 LOOK_AT_BOXES = ("best_fixed", "oracle", "tuned")  # the last at those of another split
-NETWORK = ("seed", "pooling")  # the columns of every table that tell one network from another
+NETWORK = ("seed", "method", "pooling")  # the columns of every table that tell one network from another
 
 Size = Sequence[int] | np.ndarray  # height, width
 Rules = Sequence[str] | Mapping[str, np.ndarray]  # `thresholds.RULES`, or thresholds (N,) of one's own by their names
@@ -25,21 +24,20 @@ Found = dict[str, tuple[np.ndarray, np.ndarray]]  # for each rule: thresholds (N
 
 
 def combinations(
-    networks: Mapping[tuple, Predictions], recombinations: Iterable[str], features: str
+    networks: Mapping[tuple, Predictions], recombinations: Sequence[str], features: str
 ) -> Iterator[tuple[dict[str, Any], Predictions, str]]:
     """All that is compared, in the order of the tables: every network with every recombination of its maps.
 
     Args:
         networks: what each predicts, by its values of `NETWORK`.
-        recombinations, features: as of `predictions.kind`.
+        recombinations, features: as of `predictions.recombined`.
 
     Yields:
         The values of `NETWORK` and the recombination by their columns, the predictions, and the kind of the maps.
     """
     for network, predictions in networks.items():
-        for recombination in recombinations:
-            key = dict(zip(NETWORK, network, strict=True)) | {"recombination": recombination}
-            yield key, predictions, kind_of(recombination, features)
+        for recombination, kind in recombined(predictions, recombinations, features).items():
+            yield dict(zip(NETWORK, network, strict=True)) | {"recombination": recombination}, predictions, kind
 
 
 def localize_maps(maps: np.ndarray, size: Size, protocol: Protocol, rules: Rules) -> tuple[np.ndarray, Found]:

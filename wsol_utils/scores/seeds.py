@@ -10,8 +10,8 @@ from wsol_utils.scores.metrics import paired_interval
 
 # What tells one combination from another in metrics.csv, as far as the file has it; its rows differ in the seed alone.
 IDENTITY = [
-    "dataset", "profile", "backbone", "weights", "pooling", "temperature", "features", "recombination", "normalization",
-    "resolution", "interpolation", "component", "boundary", "candidates", "protocol", "threshold_rule",
+    "dataset", "profile", "backbone", "weights", "method", "pooling", "temperature", "features", "recombination",
+    "normalization", "resolution", "interpolation", "component", "boundary", "candidates", "protocol", "threshold_rule",
 ]  # fmt: skip
 FIGURES = ["top1_cls", "top1_loc", "gt_known"]
 

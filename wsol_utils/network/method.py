@@ -1,0 +1,192 @@
+"""What a method of weakly supervised localisation changes about plain fine-tuning, and the list of such methods.
+
+The base class is plain fine-tuning, "cam": one linear head on the pooled features, cross-entropy on whole images. A
+method overrides what it changes, in one file of `network/methods`, and registers its name there; no other file knows
+it. It is a module of the network, so its layers and memories go where the network goes: to the device, into the
+checkpoint and the resume file, and through DistributedDataParallel.
+"""
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsol_utils.common.checks import one_of
+
+Key = tuple[int, int, int]  # seed, epoch, image: what the draws for one image depend on
+
+
+class Output(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+        logits: (B, K).
+        features: (B, C, H, W) of the last convolution after its ReLU: P of Eq. 2.
+        extra: what a method's loss needs beside them, by name; empty outside training.
+    """
+
+    logits: Tensor
+    features: Tensor
+    extra: Mapping[str, Tensor] = {}  # noqa: RUF012  a NamedTuple's defaults are never changed
+
+
+class Targets(NamedTuple):
+    """What a batch should be taken for: `labels` with the weight `share`, `other` with the rest.
+
+    Attributes:
+        labels: (B,) int64, of the images.
+        other: (B,) int64, of what was mixed into them.
+        share: (B,) float32 in [0, 1]; 1 where nothing was.
+    """
+
+    labels: Tensor
+    other: Tensor
+    share: Tensor
+
+
+class Method(nn.Module):
+    """Plain fine-tuning, the paper's baseline: "cam".
+
+    A subclass takes its options as keyword arguments of its constructor, with defaults.
+
+    Attributes:
+        linear: whether the map is linear in the features, so that Eqs. 2 and 3 apply to features and class weights;
+            else the method makes its own map.
+        options: what `build` was given; they tell one network from another.
+    """
+
+    linear: ClassVar[bool] = True
+    options: Mapping[str, Any] = {}  # noqa: RUF012  as `build` was given them
+
+    def attach(self, network: Any, num_classes: int) -> None:
+        """Add layers, or hooks on a stage of the backbone, once the network is built.
+
+        Args:
+            network: a `models.Localizer`, whose `method` this becomes.
+            num_classes: K.
+        """
+
+    def order(self, labels: Sequence[int], seed: int, epoch: int, batch_size: int, processes: int) -> list[int]:
+        """The order of an epoch, indices of all images: a function of its arguments alone.
+
+        Args:
+            labels: of the train split.
+            batch_size: of all processes together, of which each takes every so many-th image.
+        """
+        return order_of(len(labels), seed, epoch)
+
+    def batch(self, images: Tensor, labels: Tensor, keys: Sequence[Key]) -> tuple[Tensor, Targets]:
+        """A training batch as the network is to see it, and what it should take it for.
+
+        Args:
+            images: (B, 3, S, S), normalised, so that 0 is ImageNet's mean; not written into.
+            labels: (B,) int64.
+            keys: of each image.
+        """
+        return images, Targets(labels, labels, torch.ones(len(labels), device=labels.device))
+
+    def head(self, network: Any, features: Tensor, targets: Targets | None) -> Output:
+        """From the backbone's features (B, C, H, W) to the logits: all that is trained beside the backbone.
+
+        Args:
+            targets: in training only.
+        """
+        return Output(network.head(network.pool(features)), features)
+
+    def loss(self, output: Output, targets: Targets, progress: float) -> Tensor:
+        """What training lowers, a mean over the batch: no parameters, no draws.
+
+        Args:
+            output: of `head`, in float32 at least.
+            progress: from 0 to 1 through the run.
+        """
+        return nn.functional.cross_entropy(output.logits, targets.labels)
+
+    def maps(self, network: Any, images: Tensor, classes: Tensor) -> Tensor:
+        """The method's own map of one class for each image, where it is not `linear`.
+
+        Args:
+            images: (B, 3, S, S).
+            classes: (B,) int64.
+
+        Returns:
+            (B, H, W), not normalised further.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is linear: its maps are those of Eqs. 2 and 3")
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in sorted(self.options.items()))
+
+
+_METHODS: dict[str, type[Method]] = {"cam": Method}
+
+
+def register(name: str) -> Callable[[type[Method]], type[Method]]:
+    """The decorator of a method's class, by which it gets its name."""
+
+    def keep(cls: type[Method]) -> type[Method]:
+        _METHODS[name] = cls
+        return cls
+
+    return keep
+
+
+def names() -> tuple[str, ...]:
+    """The registered methods, `cam` first, the others by the alphabet."""
+    folder = Path(__file__).with_name("methods")
+    for found in pkgutil.iter_modules([str(folder)]):
+        import_module(f"wsol_utils.network.methods.{found.name}")
+    return ("cam", *sorted(set(_METHODS) - {"cam"}))
+
+
+def get(name: str) -> type[Method]:
+    """The class of the method of that name.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    one_of("method", name, names())
+    return _METHODS[name]
+
+
+def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """The method of that name with its options, the defaults where none are given.
+
+    Raises:
+        ValueError: if the name or an option is unknown, or a value is out of its range.
+    """
+    cls, options = get(name), options or {}
+    known = inspect.signature(cls).parameters
+    if unknown := [key for key in options if key not in known or cls is Method]:
+        there = ", ".join(known) if cls is not Method else "none"
+        raise ValueError(f"unknown option {unknown[0]!r} of method {name!r}; there is {there}")
+    try:
+        made = cls(**options)
+    except TypeError as error:
+        raise ValueError(f"options {dict(options)} of method {name!r} are of a wrong type: {error}") from error
+    made.options = dict(options)
+    return made
+
+
+def source(cls: type[Method]) -> Path:
+    """The file that a method is written in: where it changes, its networks are trained again."""
+    return Path(inspect.getfile(cls))
+
+
+def generator(*key: int) -> torch.Generator:
+    """A generator on the CPU whose draws depend on the key alone, such as (seed, epoch, image)."""
+    state = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def order_of(images: int, seed: int, epoch: int) -> list[int]:
+    """The usual order of an epoch: all images, a function of seed and epoch alone."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    torch.empty((), dtype=torch.int64).random_(generator=generator)  # as DataLoader(shuffle=True, generator) does first
+    return torch.randperm(images, generator=generator).tolist()
