@@ -20,9 +20,9 @@ from wsol_utils import datasets, experiments, models, protocols
 from wsol_utils.maps.predictions import Predictions
 
 COLUMNS = [  # of metrics.csv
-    "dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization", "resolution",
-    "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images", "top1_cls", "top1_loc",
-    "gt_known", "gt_known_low", "gt_known_high",
+    "dataset", "profile", "backbone", "method", "pooling", "temperature", "recombination", "normalization",
+    "resolution", "protocol", "threshold_rule", "threshold", "uses_ground_truth", "seed", "n_images", "top1_cls",
+    "top1_loc", "gt_known", "gt_known_low", "gt_known_high",
 ]  # fmt: skip
 RULES = [
     "first_above_mean", "argmax", "mean_of_candidates", "nearest_to_mean", "mean_boundary_value", "otsu", "li",
