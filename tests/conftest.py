@@ -21,6 +21,17 @@ def one_thread():
 
 
 @pytest.fixture
+def small_disk():
+    """No file may be larger than 64 KiB."""
+    import resource  # not on Windows
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
 def alone(monkeypatch, one_thread):
     """One thread, and results where the configuration says."""
     monkeypatch.delenv("WSOL_RESULTS", raising=False)
