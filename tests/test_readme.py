@@ -25,7 +25,7 @@ RUN = {
     r"papermill notebooks/04_threshold_selection.ipynb .*": "test_notebook_errors.py::test_papermill_by_hand",
     r"python -m wsol_utils evaluate .*": "test_score_maps.py::test_the_command_prints_a_table",
     r"python -m wsol_utils localize .*": "test_command_line.py::test_files_are_written",
-    r"python -m wsol_utils reference-photographs .*": "test_evidence.py::test_steps_run_in_turn",
+    r".venv/bin/doit -f results/photographs.py .*": "test_photographs.py::test_every_task_is_a_command_of_this_release",
     r"python -m wsol_utils download .*": "test_downloads.py::test_the_command_fetches_and_unpacks_once",
     r"export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1": TWO_MACHINES,
     r"torchrun .*-m wsol_utils (train|predict) .*": TWO_MACHINES,
@@ -36,7 +36,9 @@ def given_commands():
     """The lines of indented blocks that begin with a program, comments and continuations taken care of."""
     text = re.sub(r"\\\n\s+", "", README)
     lines = [line[4:].split("  #")[0].strip() for line in text.splitlines() if line.startswith("    ")]
-    return [line for line in lines if re.match(r"(make|python|papermill|torchrun|export|conda|pip) ", line)]
+    return [
+        line for line in lines if re.match(r"(make|python|\.venv/bin/doit|papermill|torchrun|export|conda|pip) ", line)
+    ]
 
 
 @pytest.mark.parametrize("command", given_commands())

@@ -13,7 +13,7 @@ import click
 from wsol_utils.common.files import ROOT
 from wsol_utils.data import texts
 from wsol_utils.own_pictures import localize
-from wsol_utils.runner import evaluate, evidence, maintenance
+from wsol_utils.runner import evaluate, maintenance
 
 
 @click.group()
@@ -203,7 +203,7 @@ def verify(results: Path) -> None:
 
 for command in (
     evaluate.evaluate, localize.localize, maintenance.notebooks, maintenance.benchmarks, maintenance.measure_reference,
-    maintenance.keep_reference, evidence.reference_photographs,
+    maintenance.keep_reference,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -13,7 +13,6 @@ from typing import Any
 import click
 
 from wsol_utils.common.files import ROOT
-from wsol_utils.runner.evidence import need_gpu
 
 DATASETS = ("things", "birds")
 SEEDS, FEW_SEEDS = "0,1,2,3,4,5,6,7", "0,1,2"
@@ -130,6 +129,18 @@ def keep_reference(run: Path, name: str) -> None:
     if name and not re.fullmatch(r"\w+/\w+", name):
         raise click.ClickException(f"--name {name}: give a folder and one in it, as gpu/cub")
     keeping.keep_run(run, name)
+
+
+def need_gpu() -> None:
+    """Stop where there is none: its figures are to be a GPU's.
+
+    Raises:
+        click.ClickException: saying so.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise click.ClickException("--gpu is for a machine with a CUDA GPU, and torch finds none here")
 
 
 def execute_in_place(path: Path, folder: Path | None = None) -> None:
