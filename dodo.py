@@ -83,43 +83,20 @@ LOCK = taken(FOLDER)
 
 
 def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
-    """Run one notebook with papermill; what it prints on failure is its error, not papermill's."""
-    import logging
+    """Run one notebook; its line is kept, with the time that it took."""
+    from wsol_utils.runner.execute import Failed
+    from wsol_utils.runner.execute import execute as run
 
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
-    from wsol_utils.common import files
-    from wsol_utils.runner import progress
-
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # the notebooks refuse unknown parameters themselves
-    start, running = time.perf_counter(), target.with_name(f".running.{target.name}")
-    failed = None
-    with progress.Line(f"{name:<24} {parameters.get('dataset', ''):<14}") as line:
-        try:
-            with files.explained(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                (target.parents[1] / "manifest.json").unlink(missing_ok=True)  # it says that a run is complete
-                papermill.execute_notebook(
-                    ROOT / "notebooks" / f"{name}.ipynb", running, parameters, engine_name=progress.ENGINE,
-                    cwd=ROOT / "notebooks", kernel_name="python3", progress_bar=False, log_output=False,
-                    start_timeout=600, tell=line.tell,
-                    extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # nothing of connections and interrupts
-                )  # fmt: skip
-                files.put(running, target)
-        except PapermillExecutionError as error:
-            failed = f"cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
-        except RuntimeError as error:  # of nbclient, which lost the kernel
-            failed = (
-                f"its process died ({error}), as happens when memory runs out: close other programs, or lower "
-                "BATCH_SIZE, PREDICTION_BATCH_SIZE or CACHE_GB, then run again; what was finished is kept"
-            )
-        except OSError as error:  # of the runner's own files
-            failed = str(error)
-    if failed:
-        print("failed")
-        return TaskFailed(f"{name}.ipynb, {failed}")
-    print(f"{time.perf_counter() - start:6.0f} s")
+    line, start = f"{name:<24} {parameters.get('dataset', ''):<14}", time.perf_counter()
+    watched = sys.stderr.isatty()  # papermill's bar bears the line until it goes
+    print("" if watched else line, end="", flush=True)
+    try:
+        (target.parents[1] / "manifest.json").unlink(missing_ok=True)  # it says that a run is complete
+        run(ROOT / "notebooks" / f"{name}.ipynb", target, parameters, bar=line)
+    except (Failed, OSError) as error:
+        print(f"{line if watched else ''}failed")
+        return TaskFailed(f"{name}.ipynb, {error}")
+    print(f"{line if watched else ''}{time.perf_counter() - start:6.0f} s")
     return None
 
 

@@ -19,7 +19,7 @@ _FOLDERS = {
     "scores.external": "masks metadata score_maps",
     "figures": "plots reference tables",
     "experiment": "experiments parameters preparation profiles runs stages",
-    "runner": "comparison evaluate keeping maintenance manifest pages progress record report verification",
+    "runner": "comparison evaluate execute keeping maintenance manifest pages record report verification",
     "own_pictures": "explorer localize networks own_images panels views",
     "benchmarks": "throughput",
 }
@@ -54,11 +54,11 @@ if TYPE_CHECKING:  # the same for editors and mypy
     from wsol_utils.runner import (
         comparison,
         evaluate,
+        execute,
         keeping,
         maintenance,
         manifest,
         pages,
-        progress,
         record,
         report,
         verification,

@@ -146,15 +146,13 @@ def need_gpu() -> None:
 def execute_in_place(path: Path, folder: Path | None = None) -> None:
     """Run a notebook where it lies, or as if in that folder, and keep its outputs, without the runner's metadata."""
     import nbformat
-    from nbclient import NotebookClient
 
     from wsol_utils.common import files
+    from wsol_utils.runner.execute import execute
 
-    notebook = nbformat.read(path, as_version=4)
-    resources = {"metadata": {"path": folder or path.parent}}
-    quiet = ["--IPKernelApp.log_level=ERROR"]
-    options: Any = {"timeout": None, "kernel_name": "python3", "record_timing": False, "extra_arguments": quiet}
-    NotebookClient(notebook, resources=resources, **options).execute()
+    with tempfile.TemporaryDirectory() as elsewhere:
+        execute(path, Path(elsewhere, path.name), folder=folder or path.parent, bar=path.name)
+        notebook = nbformat.read(Path(elsewhere, path.name), as_version=4)
     for cell in notebook.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
         for output in cell.get("outputs", []):  # a widget lives in its kernel alone
