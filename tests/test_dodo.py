@@ -312,7 +312,7 @@ def test_report_opens_from_the_disk_alone(run):
     found = [index, overview, *(folder / "notebooks" / f"{name}.html" for name in ROAD)]
     assert sorted(folder.parent.rglob("*.html")) == sorted(found)
     for path in found:
-        check(path, variables["RESULTS"], variables["DATA_ROOT"], variables["WEIGHTS"], str(ROOT))
+        check(path)
     assert all(Page(page).all("math") for page in (index, overview, *found[3:6]))
     page = Page(index)
     assert {f"tiny_imagenet/notebooks/{name}.html" for name in ROAD} <= {link["href"] for link in page.all("a")}

@@ -1,7 +1,4 @@
-"""Pages that open from the disk: an executed notebook as HTML, without scripts, its formulas as MathML.
-
-No page shows where a folder lies on this machine.
-"""
+"""Pages that open from the disk: an executed notebook as HTML, without scripts, its formulas as MathML."""
 
 import base64
 import mimetypes
@@ -9,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import nbformat
@@ -24,9 +20,6 @@ from wsol_utils.common.files import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"  # where relative links in a notebook's text start
 TAGS = ["div", "table", "thead", "tbody", "tr", "th", "td", "p", "b", "i", "em", "strong", "code", "pre", "br", "span"]
-HERE = {f"{ROOT}{os.sep}": "", str(ROOT): "."}  # paths, and what is shown in their place
-if len(Path.home().parts) > 1:
-    HERE[str(Path.home())] = "~"
 
 
 def write(path: Path, title: str, **values: object) -> None:
@@ -51,38 +44,22 @@ def title(notebook: Path) -> str:
     return next((line[2:] for line in lines if line.startswith("# ")), notebook.stem)
 
 
-def masked(value: Any, words: Mapping[str, str] = HERE) -> Any:
-    """A text, or the texts in a list or a dict, with other words for paths; pictures stay as they are."""
-    if isinstance(value, dict):
-        return {key: item if key.startswith("image/") else masked(item, words) for key, item in value.items()}
-    if isinstance(value, list):
-        return [masked(item, words) for item in value]
-    if not isinstance(value, str):
-        return value
-    for path in sorted(words, key=len, reverse=True):
-        end = "" if path.endswith(os.sep) else r"(?![\w-])"
-        value = words[path].join(re.split(rf"(?<![\w.~-]){re.escape(path)}{end}", value))
-    return value
-
-
-def convert(notebook: Path, page: Path, pages: Mapping[str, Path], index: Path, words: Mapping[str, str]) -> None:
+def convert(notebook: Path, page: Path, pages: Mapping[str, Path], index: Path) -> None:
     """Write an executed notebook as a page.
 
     Args:
         pages: where a notebook of that name is a page; in the text, links to it lead there.
         index: the page that leads here.
-        words: see `masked`.
     """
     links = {name: Path(os.path.relpath(there, page.parent)).as_posix() for name, there in pages.items()}
     content, heading = nbformat.read(notebook, as_version=4), notebook.stem
     clean = SanitizeHTML(tags=TAGS, attributes={"*": ["colspan", "rowspan"]}, strip=True)
     for number, cell in enumerate(content.cells, start=1):
-        cell.id, cell.source = f"cell-{number}", masked(cell.source, words)
+        cell.id = f"cell-{number}"
         if cell.cell_type == "markdown":
             heading = next((line.lstrip("# ") for line in cell.source.split("\n") if line.startswith("#")), heading)
         for output in cell.get("outputs", []):
             cell.metadata["alt"] = f"Figure of the section “{heading}”"
-            output.update(masked(dict(output), words))
             if "text/html" in output.get("data", {}):
                 output.data["text/html"] = re.sub(r"<style.*?</style>", "", output.data["text/html"], flags=re.DOTALL)
         clean.sanitize_code_outputs(cell.get("outputs", []))

@@ -3,10 +3,8 @@
 Everything opens from the disk, without a network and without scripts: links are relative, formulas are MathML.
 """
 
-import os
 import re
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
@@ -51,14 +49,14 @@ def write(folder: Path) -> Path:
         try:
             found.append(_run(path.parent))
         except (OSError, ValueError, LookupError) as error:  # of another release, or damaged
-            unread[path.parent.name] = pages.masked(" ".join(str(error).split()))
+            unread[path.parent.name] = " ".join(str(error).split())
     if not found:
         raise ValueError("; ".join(f"{name}: {why}" for name, why in unread.items()) or "there is no finished run")
     index, maps = folder / "index.html", _notebooks(folder)
-    for run in [{"folder": folder, "notebooks": found[0]["notebooks"], "words": found[0]["words"]}, *found]:
+    for run in [{"folder": folder, "notebooks": found[0]["notebooks"]}, *found]:
         there = {path.name: path.with_suffix(".html") for path in [*maps, *run["notebooks"]]}
         for path in _notebooks(run["folder"]):
-            pages.convert(path, there[path.name], there, index, run["words"])
+            pages.convert(path, there[path.name], there, index)
     values = {"profile": folder.name, "runs": found, "unread": unread, "figures": _figures(folder)}
     formulas = {title: pages.formula(latex) for title, latex in FORMULAS.items()}
     pages.write(index, f"Results: {folder.name}", **values, formulas=formulas, maps=_links(maps, folder))
@@ -76,12 +74,11 @@ def _run(folder: Path) -> dict:
         (*link, _time(took.get(path.stem, 0)))
         for path, link in zip(notebooks, _links(notebooks, folder.parent), strict=True)
     ]
-    given = {name: _given(name, value) for name, value in content["given"].items()}
-    parameters = {name: _given(name, value) for name, value in content["parameters"].items() if value not in ("", [])}
+    parameters = {name: value for name, value in content["parameters"].items() if value not in ("", [])}
     names = [name for name in content["sha256"] if name.endswith((".csv", ".md")) and (folder / name).is_file()]
     return {
         "name": folder.name, "folder": folder, "config": config, "title": text[0].lstrip("# "), "about": text[2],
-        "notebooks": notebooks, "pages": links, "words": _words(content["parameters"]),
+        "notebooks": notebooks, "pages": links,
         "written": content["written"].replace("T", " ")[:16] + " UTC",
         "images": metrics["n_images"].iloc[0], "device": content["device"], "took": _time(sum(took.values())),
         "columns": list(tables.METRICS.values()), "groups": _groups(table), "doubts": _doubts(text),
@@ -89,7 +86,7 @@ def _run(folder: Path) -> dict:
         "contributions": _rows(tables.contributions(config.dataset, differences).round(1)),
         "steps": _rows(tables.main_steps(differences)[STEP]),
         "figures": _figures(folder), "files": [*names, "manifest.json"],
-        "command": manifest.command(config.dataset, given),
+        "command": manifest.command(config.dataset, content["given"]),
         "manifest": {
             "Device": content["device"], "Git revision": content["git_revision"],
         } | {name.replace("_", " ").capitalize(): value for name, value in content["platform"].items()},
@@ -166,19 +163,6 @@ def _rows(table: pd.DataFrame) -> dict:
 
 def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
-
-
-def _given(name: str, value: Any) -> Any:
-    """A parameter as anyone may read it: where a folder or a file lies on this machine is left out."""
-    absolute = isinstance(value, str) and os.path.isabs(os.path.expanduser(value))
-    return ("file" if name == "weights" else "dir") if absolute else value
-
-
-def _words(parameters: dict) -> dict[str, str]:
-    """For `pages.masked`: the folders and the file that a run was given, too."""
-    given = {name: parameters.get(name) for name in ("results", "data_root", "weights")}
-    there = {str(experiments.absolute(v)): n.upper() if os.path.isabs(v) else v for n, v in given.items() if v}
-    return there | pages.HERE
 
 
 def _notebooks(folder: Path) -> list[Path]:
