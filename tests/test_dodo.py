@@ -179,7 +179,7 @@ def test_it_goes_on_where_it_was(run):
 
 
 def test_whole_run(run):
-    variables, folder, text = run
+    _, folder, text = run
     assert "has no bands for this run" in text
     executed = [path.stem for path in sorted((folder / "notebooks").glob("*.ipynb"))]
     assert executed == ROAD and (folder.parent / "notebooks" / "00_overview.ipynb").is_file()
@@ -306,7 +306,7 @@ def test_make_finds_the_run_finished_and_verifies_it(run):
 
 
 def test_report_opens_from_the_disk_alone(run):
-    variables, folder, text = run
+    _, folder, text = run
     index, overview = folder.parent / "index.html", folder.parent / "notebooks" / "00_overview.html"
     assert text.splitlines()[-1] == f"report: {index}"
     found = [index, overview, *(folder / "notebooks" / f"{name}.html" for name in ROAD)]

@@ -1,1 +1,1 @@
-"""For every other folder: files that are there whole or not at all, checks, progress bars, what imports what."""
+"""What every other folder may use: files that are whole, checks, progress bars, and who imports whom."""

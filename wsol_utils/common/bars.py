@@ -1,4 +1,4 @@
-"""Progress bars with rate and remaining time, in JupyterLab and in a terminal; none where TQDM_DISABLE is set."""
+"""Show progress, rate and remaining time, in JupyterLab and in a terminal; nothing where TQDM_DISABLE is set."""
 
 import os
 from collections.abc import Iterable, Iterator

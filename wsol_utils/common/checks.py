@@ -1,4 +1,4 @@
-"""What callers hand over: arrays of either kind that are finite, and names that are known."""
+"""Check what callers hand over: arrays of either kind must be finite, and names must be known."""
 
 import difflib
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Write files whole or not at all, whatever happens in between."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""What a module or a notebook is made of: the modules that it imports, and those that they import in turn.
+"""Find what a module or a notebook is made of: the modules that it imports, and those that they import in turn.
 
 Read from import statements, wherever they stand.
 """

@@ -1,4 +1,4 @@
-"""The downloads that the project knows, data/downloads.csv: fetched so that a cut costs little, and verified."""
+"""Fetch and verify the downloads of data/downloads.csv; one that was cut off goes on where it stopped."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""Batches for the network, so that it never waits: decoded once where they fit in memory, finished on its device."""
+"""Load batches so that the network never waits: decode once what fits in memory, and finish on its device."""
 
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Photographs from files that anybody may have made: a few formats, a limit on their size, 8 bits, no alpha."""
+"""Decode photographs that anybody may have made: a few formats, a limit on their size, 8 bits, no alpha."""
 
 import warnings
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""What is asked of a text that anybody may have written, of the paths and numbers in it and of the files that it lists;
-and the error that says what is wrong.
-"""
+"""Parse text, paths and numbers that anybody may have written, and say what is wrong with them."""
 
 import os
 import re

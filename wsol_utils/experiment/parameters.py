@@ -1,4 +1,4 @@
-"""Parameters as papermill and make hand them over, often as text, and what is said of a wrong one."""
+"""Parse parameters as papermill and make hand them over, often as text, and say what is wrong with them."""
 
 import ast
 from collections.abc import Collection, Iterator

@@ -1,4 +1,4 @@
-"""What notebook 01 makes of a data set's files: the table of annotations, its photographs opened and found good."""
+"""Prepare a data set for notebook 01: read its table of annotations, open its photographs, clip its boxes."""
 
 import pandas as pd
 

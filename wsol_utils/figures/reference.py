@@ -1,4 +1,4 @@
-"""What we measured ourselves (results/reference), and how a run compares with it."""
+"""Read what we measured ourselves (results/reference), and compare a run with it."""
 
 import os
 from collections.abc import Sequence

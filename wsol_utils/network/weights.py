@@ -1,4 +1,4 @@
-"""A network's weights as users have them: a safetensors file, read into the network; or a pickle, to be converted.
+"""Read a network's weights as users have them: a safetensors file, or a pickle that is converted first.
 
 Their keys may differ from the network's in what torch and torchvision pass over, too, and in one prefix.
 """

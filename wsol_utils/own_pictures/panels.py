@@ -1,4 +1,4 @@
-"""What the explorer shows: the picture under its map with the box, the D curve beside it, and both in words.
+"""Draw what the explorer shows: the picture under its map with the box, the D curve beside it, both in words.
 
 Drawn for speed: pixels where pixels do, and of the figure no more than has changed.
 """

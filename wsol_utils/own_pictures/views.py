@@ -1,4 +1,4 @@
-"""What is known of one picture, before and after an object is sought in it, and the two formats it is handed on in."""
+"""Hold what is known of one picture before and after an object is sought in it, and write it as COCO and as CSV."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Two tables or texts that should be the same: in what they differ, in words."""
+"""Say in words how two tables or texts differ that should be the same."""
 
 from collections.abc import Sequence
 from io import StringIO

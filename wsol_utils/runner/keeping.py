@@ -1,4 +1,4 @@
-"""What results/reference keeps of a finished run: tables for every profile, pictures of the sample only."""
+"""Keep a finished run in results/reference: tables for every profile, pictures of the sample only."""
 
 import json
 import shutil

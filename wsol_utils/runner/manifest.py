@@ -1,4 +1,4 @@
-"""manifest.json: what a run was, so that it can be repeated and its files recognised. Written last."""
+"""Write manifest.json, last of all: what a run was, so that it can be repeated and its files recognised."""
 
 import functools
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""Pages that open from the disk: an executed notebook as HTML, without scripts, its formulas as MathML."""
+"""Write pages that open from the disk: executed notebooks as HTML without scripts, formulas as MathML."""
 
 import base64
 import mimetypes

@@ -1,4 +1,4 @@
-"""The runner's record of which notebooks are done: on the disk after each of them, so that a killed run goes on."""
+"""Record on the disk which notebooks are done, after each of them, so that a killed run goes on."""
 
 from doit.dependency import DatabaseException, JsonDB
 

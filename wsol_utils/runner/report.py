@@ -1,4 +1,4 @@
-"""The report of a profile: index.html with the tables, figures and manifests of its runs, and the notebooks as pages.
+"""Write the report of a profile: index.html with the tables, figures and manifests of its runs, and their notebooks.
 
 Everything opens from the disk, without a network and without scripts: links are relative, formulas are MathML.
 """

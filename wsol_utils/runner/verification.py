@@ -1,4 +1,4 @@
-"""Whether a finished run is what its manifest says: checksums, and the tables computed again from the predictions.
+"""Check that a finished run is what its manifest says: compare checksums, and compute the tables again.
 
 Nothing is written, and nothing outside the run's folder is opened: neither photographs nor networks are needed.
 """

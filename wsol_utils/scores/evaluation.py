@@ -1,4 +1,4 @@
-"""From maps to boxes to a row of metrics: the same few steps for every combination that is compared."""
+"""Turn maps into boxes and boxes into rows of metrics, by the same steps for every combination that is compared."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Where the paper is silent or ambiguous: every other reading, one change at a time, and what it costs."""
+"""Measure what every other reading of the paper costs where it is silent or ambiguous, one change at a time."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Several training runs of one combination: mean and deviation, and what a step changes, paired by seed and image."""
+"""Summarise several training runs: mean and deviation, and what a step changes, paired by seed and image."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""What is true of a split's images, as the text files of clovaai/wsolevaluation (Choe et al. 2020) have it.
+"""Read and write the annotations of a split as the text files of clovaai/wsolevaluation (Choe et al. 2020).
 
 A folder for each split, one line for each image, in localization.txt for each object:
 
