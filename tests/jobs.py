@@ -76,7 +76,7 @@ def killed_in_mid_epoch(root: Path, checkpoint: Path, log: Path) -> None:
     def noted(logits, labels):
         nonlocal steps
         if distributed.rank() == 1 and steps == 6 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-            while not checkpoint.with_suffix(".resume.safetensors").is_file():
+            while not checkpoint.with_suffix(".resume.pt").is_file():
                 pass
             os.kill(os.getpid(), signal.SIGKILL)
         steps += 1

@@ -215,7 +215,7 @@ def test_a_worker_is_killed(tmp_path):
         message = r"a process that decodes photographs died \(.*lower workers \(now 1\), then run again"
         with pytest.raises(RuntimeError, match=message):
             training.fit(model, loader, recipe, path, keep_every=1)
-    assert not path.exists() and path.with_suffix(".resume.safetensors").is_file()
+    assert not path.exists() and path.with_suffix(".resume.pt").is_file()
     training.fit(model, loader, recipe, path, keep_every=1)
     torch.manual_seed(0)
     whole = models.build("small_vgg", 2, "wgap")

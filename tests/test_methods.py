@@ -90,8 +90,8 @@ def test_checkpoints_hold_all_of_it(name, tmp_path):
     optimizers = [torch.optim.AdamW(one.parameters()) for one in (model, other)]
     step(model, pictures(4), torch.arange(4)).backward()
     optimizers[0].step()
-    checkpoints.keep(tmp_path / "resume.safetensors", "a run", model, optimizers[0], {})
-    checkpoints.go_on(tmp_path / "resume.safetensors", "a run", other, optimizers[1])
+    checkpoints.keep(tmp_path / "resume.pt", "a run", model, optimizers[0], {})
+    checkpoints.go_on(tmp_path / "resume.pt", "a run", other, optimizers[1])
     models.save(model, tmp_path / "network.safetensors", {})
     third = models.load_into(network(name, seed=2), tmp_path / "network.safetensors")
     for key, value in model.state_dict().items():

@@ -146,7 +146,7 @@ def test_both_poolings_were_trained_from_the_weights_given(run, vgg16_weights):
     assert not torch.equal(states["gap"]["head.weight"], states["wgap"]["head.weight"])
     networks = pd.read_csv(folder / "seed0" / "networks.csv")
     assert networks["pooling"].tolist() == ["gap", "wgap"] and not networks["own_head"].any()
-    assert not list(folder.rglob("*.part")) and not list(folder.rglob("*.resume.safetensors"))
+    assert not list(folder.rglob("*.part")) and not list(folder.rglob("*.resume.pt"))
 
 
 def test_tables(run):

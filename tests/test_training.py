@@ -260,7 +260,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         patch.setattr(nn.functional, "cross_entropy", pull_the_plug)
         with pytest.raises(KeyboardInterrupt):
             fit(cut, loader(photographs), values, path, keep_every=keep_every)
-    assert not path.exists() and path.with_suffix(".resume.safetensors").is_file() == (left < 6)
+    assert not path.exists() and path.with_suffix(".resume.pt").is_file() == (left < 6)
 
     steps, after = 0, 100
     monkeypatch.setattr(nn.functional, "cross_entropy", pull_the_plug)
@@ -365,7 +365,7 @@ def test_a_changed_run_starts_anew(photographs, tmp_path, monkeypatch, change, f
 
 
 @pytest.mark.fault("a network's file, or the checkpoint on the way to it, is cut off", "it is named and made again")
-@pytest.mark.parametrize("name", ["a.safetensors", "a.resume.safetensors"])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.resume.pt"])
 @pytest.mark.parametrize("share", [0, 0.5, 0.999])
 def test_a_broken_checkpoint_is_named_and_made_again(photographs, tmp_path, monkeypatch, capsys, name, share):
     path, model = tmp_path / "a.safetensors", small()

@@ -95,7 +95,7 @@ class _Run:
         self.model, self.loader, self.recipe, self.seed = model, loader, recipe, seed
         self.method: Method = cast(models.Localizer, model).method
         self.identity, self.keep_every = identity, keep_every
-        self.resume = checkpoint.with_suffix(".resume.safetensors")
+        self.resume = checkpoint.with_suffix(".resume.pt")
         self.steps = len(loader.dataset) // recipe.batch_size  # in an epoch
         self.on_gpu = torch.device(loader.device).type == "cuda"
         self.optimizer = _optimizer(model, recipe, fused=self.on_gpu)
