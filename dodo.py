@@ -16,11 +16,11 @@ from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
 ROOT = Path(__file__).resolve().parent
-ROAD = {  # notebook -> what it writes for a data set; * for each pooling
+ROAD = {  # notebook -> what it writes for a data set; * for each pooling, and for each file of a folder
     "01_dataset_preparation": ["annotations.csv", "skipped.csv"],
     "02_finetune_wgap": ["seed{seed}/networks.csv", "seed{seed}/history.csv", "seed{seed}/*.safetensors"],
     "03_cam_recombination": [
-        "seed{seed}/recombination.csv", "seed{seed}/recombination.npz", "seed{seed}/predictions_*.npz",
+        "seed{seed}/recombination.csv", "seed{seed}/recombination.npz", "seed{seed}/predictions_*/*.npy",
         "seed{seed}/channels.csv", "seed{seed}/features.csv",
     ],
     "04_threshold_selection": [
@@ -154,7 +154,8 @@ def task_notebooks():
         methods = [method.source(method.get(name)) for name in config.methods]  # which no module imports by name
         for name, files in ROAD.items():
             written = [path for file in files for path in dict.fromkeys(file.format(seed=s) for s in config.seeds)]
-            products = [path.replace("*", config.poolings[0]) for path in written]  # others there may be
+            named = [path.replace("/*.npy", "/scaled_maps.npy") for path in written]  # one stands for its folder
+            products = [path.replace("*", config.poolings[0]) for path in named]  # others there may be
             parameters = {"dataset": config.dataset} | GIVEN
             task = _task(name, config.folder, written, products, parameters, [*inputs, *methods])
             yield {"name": f"{config.dataset}:{name}"} | task

@@ -18,6 +18,7 @@ from torch import nn
 from wsol_utils import datasets, distributed, models, pooling, runs, sample, training
 from wsol_utils.data.loading import Loader
 from wsol_utils.maps.extract import predict
+from wsol_utils.maps.predictions import Predictions
 from wsol_utils.network.recipe import Recipe
 
 ROWS = 20_000  # of a table that takes some time to write
@@ -119,6 +120,23 @@ def predictions(root: Path, path: Path, passes: int = 1000) -> None:
         predict(model, data, np.full((len(data), 2), 36), batch_size=2, path=path)
 
 
+def two_megabytes(path: Path) -> None:
+    """Predictions of that size."""
+    n, kinds = 1000, np.array(["signed"])
+    each, none, maps = np.arange(n), np.zeros((0, 4), np.float32), np.ones((n, 1, 32, 32), np.float16)
+    scales, size = np.ones((n, 1), np.float32), np.ones((n, 2), np.int64)
+    Predictions(each.astype(str), each, each, scales, kinds, maps, scales, none, none[:, 0], size[0], size).save(path)
+
+
+def full_disk(path: Path) -> None:
+    """The error, and what it leaves there."""
+    try:
+        two_megabytes(path)
+    except OSError as error:
+        print(error)
+    print(list(path.parent.iterdir()))
+
+
 def tables(path: Path) -> None:
     """A table that is overwritten again and again, all of its rows being equal."""
     for n in range(1000):
@@ -137,7 +155,7 @@ def too_large(root: Path, checkpoint: Path) -> None:
 
 def everything(root: Path, results: Path) -> None:
     """Each of these once; the error of each is printed."""
-    tries = {"render": [results], "predictions": [root, results / "a.npz"], "tables": [results / "a.csv"]}
+    tries = {"render": [results], "predictions": [root, results / "a"], "tables": [results / "a.csv"]}
     for name, arguments in tries.items():
         try:
             globals()[name](*arguments)

@@ -141,9 +141,9 @@ def test_two_machines_train_and_predict_by_the_command_line(tmp_path):
     checkpoint = folder / "wgap.safetensors"
     epochs = json.loads(models.read_metadata(checkpoint)["history"])
     assert len(epochs) == 2
-    assert both("predict").count("predictions_wgap.npz is written") == 1
-    before = {path: path.stat().st_mtime_ns for path in (checkpoint, folder / "predictions_wgap.npz")}
+    assert both("predict").count("predictions_wgap is written") == 1
+    before = {path: path.stat().st_mtime_ns for path in (checkpoint, folder / "predictions_wgap")}
     for command in ("train", "predict"):  # one process alone finds them finished
         subprocess.run([sys.executable, "-m", "wsol_utils", command, *map(str, values)], cwd=ROOT, check=True)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert sorted(path.name for path in folder.iterdir()) == ["predictions_wgap.npz", "wgap.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["predictions_wgap", "wgap.safetensors"]

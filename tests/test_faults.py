@@ -20,7 +20,6 @@ import torch
 from layouts_on_disk import cub
 
 from wsol_utils import (
-    archive,
     datasets,
     experiments,
     loading,
@@ -97,17 +96,20 @@ def test_killed_while_the_sample_is_rendered(tmp_path):
     assert sorted(path.name for path in root.parent.iterdir()) == [".sample.lock", "sample"]
 
 
-@pytest.mark.fault("SIGKILL while predictions are written", "the file of the pass before, whole; or none")
+@pytest.mark.fault("SIGKILL while predictions are written", "the folder of the pass before, whole; or none")
 def test_killed_while_predictions_are_written(tmp_path):
-    root, path = jobs.photographs(tmp_path / "photographs", 16), tmp_path / "results" / "predictions.npz"
+    root, path = jobs.photographs(tmp_path / "photographs", 16), tmp_path / "results" / "predictions"
     jobs.predictions(root, path, passes=1)
-    before, left = path.read_bytes(), lambda: list(path.parent.glob(".*.part"))
+    before, left, whole = contents(path), lambda: list(path.parent.glob(".*.part")), 0
     for i in range(6):
         for old in left():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            shutil.rmtree(old)
         assert Job(jobs.predictions, root, path).killed(0.07 * i, left)  # with a pass half written
-        assert path.read_bytes() == before  # pass after pass gives the same
-    assert len(Predictions.load(path).label) == 16
+        assert contents(path) == before or not path.exists()  # pass after pass gives the same
+        whole += path.exists()
+    assert whole
+    jobs.predictions(root, path, passes=1)
+    assert contents(path) == before and len(Predictions.load(path).label) == 16
 
 
 @pytest.mark.fault("SIGKILL while a table is written", "the old table or the new one, whole")
@@ -127,7 +129,7 @@ TWO_MB = {
     "network": (lambda path: models.write({"a": torch.zeros(500_000)}, path, {}), "a.safetensors"),
     "table": (lambda path: runs.write_csv(pd.DataFrame({"a": np.arange(400_000)}), path), "a.csv"),
     "picture": (lambda path: plots.save(noise(), path), "a.png"),
-    "predictions": (lambda path: grown(path), "a.npz"),
+    "predictions": (jobs.two_megabytes, "predictions"),
     "annotations": (lambda path: datasets.write_table(many_rows(), path), "annotations.csv"),
     "panels of Fig. 4": (lambda path: runs.save_panels(path, [{"image": np.zeros((900, 900, 3))}]), "fig4.npz"),
     "metadata": (lambda path: metadata.write_metadata(path.parent, many_rows()), "image_ids.txt"),
@@ -138,12 +140,6 @@ def noise():
     figure, axis = plots.plt.subplots(figsize=(20, 20), dpi=100)
     axis.imshow(np.random.default_rng(0).random((1500, 1500, 3)), interpolation="nearest")
     return figure
-
-
-def grown(path):
-    with archive.Writer(path) as writer:
-        for _ in range(20):
-            writer.append(maps=np.zeros((100, 200)))
 
 
 def many_rows():
@@ -174,7 +170,28 @@ def test_disk_full(tmp_path, what):
         plots.plt.close("all")
     assert path.read_bytes() == b"the old file" and not list(tmp_path.glob(".*"))
     write(path)
-    assert path.stat().st_size > 10**6
+    assert max(file.stat().st_size for file in (path, *path.glob("*"))) > 10**6
+
+
+IN_A_PLACE_OF_ITS_OWN = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")  # where it may mount a disk
+
+
+@pytest.mark.fault(
+    "the disk is full (one of 1 MB) while predictions are written through memory",
+    "no SIGBUS: folder and remedy are named before the first row is written",
+)
+def test_predictions_on_a_full_disk(tmp_path):
+    mounted = f"mount -t tmpfs -o size=1m none {tmp_path}"
+    try:
+        subprocess.run([*IN_A_PLACE_OF_ITS_OWN, mounted], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no file system may be mounted here")
+    command = f"{mounted} && exec {sys.executable} {jobs.__file__} full_disk {tmp_path / 'predictions'}"
+    tried = subprocess.run([*IN_A_PLACE_OF_ITS_OWN, command], capture_output=True, text=True)
+    assert tried.returncode == 0, tried
+    _, said, left = tried.stdout.splitlines()
+    assert f"{tmp_path / 'predictions'} could not be written (No space left on device): free some space there" in said
+    assert left == "[]"
 
 
 @pytest.mark.fault("a folder may not be written to", "nothing is written; the folder and the remedy are named")
@@ -271,7 +288,7 @@ SPOILT = {
 def test_a_photograph_is_spoilt_between_two_notebooks(birds, how, workers):
     config, table = replace(birds[0], workers=workers), birds[1]
     spoil, message = SPOILT[how]
-    network, path = runs.checkpoint(config, 0, "gap"), runs.prediction_file(config, 0, "gap", config.conventions)
+    network, path = runs.checkpoint(config, 0, "gap"), runs.prediction_folder(config, 0, "gap", config.conventions)
     before, photograph = network.read_bytes(), config.root / runs.split(config, table, "test")["path"].iloc[2]
     content = photograph.read_bytes()
     spoil(photograph)
@@ -293,7 +310,7 @@ def test_a_photograph_is_spoilt_while_it_is_read(birds, monkeypatch):
     monkeypatch.setattr(datasets.ImageDataset, "frame", emptied)
     with pytest.raises(datasets.DatasetError, match=rf"{photograph.name}: an image that does not decode"):
         stages.predicted(config, table, 0, "gap", False, config.conventions)
-    assert not runs.prediction_file(config, 0, "gap", config.conventions).exists()
+    assert not runs.prediction_folder(config, 0, "gap", config.conventions).exists()
 
 
 @pytest.mark.fault('a bad photograph with on_bad_image="skip"', "the run; skipped.csv lists it, n_skipped counts it")

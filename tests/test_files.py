@@ -41,6 +41,13 @@ def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     with files.written(tmp_path / "b.txt", durable=False) as temporary:
         temporary.touch()
     assert order == ["replace"]
+    order.clear()
+    for _ in range(2):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "a").touch()
+        files.put(tmp_path / "new", tmp_path / "folder")
+    once = ["fsync", "fsync", "replace", "replace", "fsync"]  # file and folder, away with an old one, name, around it
+    assert order == 2 * once and [p.name for p in (tmp_path / "folder").iterdir()] == ["a"]
 
 
 def test_lines_end_as_the_text_has_them(tmp_path):
@@ -69,6 +76,22 @@ def test_two_processes_at_once_leave_one_whole_file(tmp_path):
             seen.add(text[0])
     assert [process.returncode for process in run] == [0, 0] and seen == {"a", "b"}
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_another_process_may_put_its_folder_there_first(tmp_path, monkeypatch):
+    target, temporary, real = tmp_path / "folder", files.beside(tmp_path / "folder"), os.replace
+
+    def after_another(some, to):
+        if to == target:
+            monkeypatch.undo()
+            (target / "another's").mkdir(parents=True)
+        real(some, to)
+
+    for folder in (target / "old", temporary / "new"):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(os, "replace", after_another)
+    files.put(temporary, target)
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["folder", "folder/new"]
 
 
 REMEDIES = {
@@ -115,9 +138,9 @@ def test_sha256(tmp_path):
 def test_sweep_leaves_those_that_still_write(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    mine = [files.beside(tmp_path / "seed0" / "a.csv"), files.beside(tmp_path / "b.npz.rows") / "maps"]
+    mine = [files.beside(tmp_path / "seed0" / "a.csv"), files.beside(tmp_path / "b") / "maps.npy"]
     others = [path.with_name(path.name.replace(str(os.getpid()), str(gone.pid))) for path in mine[:1]]
-    others.append(tmp_path / f".b.npz.rows.{gone.pid}.part" / "maps")
+    others.append(tmp_path / f".b.{gone.pid}.part" / "maps.npy")
     named = [tmp_path / name for name in ("a.csv", "seed0/b.part", ".lock", ".a.part", ".a.b.part")]
     for path in [*mine, *others, *named]:
         path.parent.mkdir(exist_ok=True)

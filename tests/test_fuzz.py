@@ -23,8 +23,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from layouts_on_disk import LAYOUTS, XML, Trap, lines, table
 from PIL import Image
 
-from wsol_utils import archive, boxes, datasets, layouts, loading, metadata, metrics, models, score_maps, thresholds
+from wsol_utils import boxes, checkpoints, datasets, layouts, loading, metadata, metrics, models, score_maps, thresholds
 from wsol_utils.data.photographs import decode
+from wsol_utils.experiment.runs import read_arrays, write_arrays
+from wsol_utils.maps.predictions import Predictions
 
 INPUTS = 400  # for each parser
 TIMES = float(os.environ.get("FUZZ", "1"))
@@ -161,11 +163,13 @@ def valid_map(root: Path) -> None:
         assert found.dtype in (np.float32, np.float64) and found.ndim == 2 and found.size and np.isfinite(found).all()
 
 
-def valid_archive(root: Path) -> None:
-    for file in root.iterdir():
-        for array in archive.read(file).values():
-            assert not array.dtype.hasobject
-            array.tobytes()  # every byte is there
+def valid_arrays(root: Path) -> None:
+    kept = Predictions.load(root / "predictions")
+    for array in [*vars(kept).values(), *read_arrays(root / "kept.npz").values()]:
+        array = np.asarray(array)
+        assert not array.dtype.hasobject
+        array.tobytes()  # every byte is there
+    assert len(kept.image_id) == len(kept.scaled_maps) and len(kept.box) == len(kept.box_image)
 
 
 NETWORK = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.Linear(2, 2))
@@ -176,6 +180,15 @@ def valid_weights(root: Path) -> None:
     found = models.read_metadata(root / "weights.safetensors")
     assert all(type(key) is type(value) is str for key, value in found.items())
     models.load_into(NETWORK, root / "weights.safetensors")
+    assert {key: value.shape for key, value in NETWORK.state_dict().items()} == SHAPES
+
+
+OPTIMIZER = torch.optim.AdamW(NETWORK.parameters())
+
+
+def valid_checkpoint(root: Path) -> None:
+    if checkpoints.go_on(root / "a.resume.pt", "a run", NETWORK, OPTIMIZER) is None:  # it is made again
+        raise ValueError(f"{root} holds no checkpoint of this run")
     assert {key: value.shape for key, value in NETWORK.state_dict().items()} == SHAPES
 
 
@@ -216,16 +229,23 @@ def written_maps(root: Path) -> None:
         np.save(root / f"{dtype.strip('>')}{len(dtype)}.npy", np.linspace(0, 1, 12).reshape(3, 4).astype(dtype))
 
 
-def written_archives(root: Path) -> None:
-    content = {"maps": np.arange(24.0).reshape(2, 3, 4), "name": np.array(["é", "ab"]), "none": np.zeros((0, 4))}
-    with archive.Writer(root / "own.npz") as writer:
-        writer.append(**content)
-    np.savez(root / "plain.npz", **content)
-    np.savez_compressed(root / "small.npz", **content)
+def written_arrays(root: Path) -> None:
+    two, none = np.arange(2), np.zeros((0, 4), np.float32)
+    maps, scales, size = np.linspace(0, 1, 24, dtype="f2").reshape(2, 1, 3, 4), np.ones((2, 1), "f4"), np.ones((2, 2))
+    kept = Predictions(np.array(["é", "ab"]), two, two, scales, np.array(["signed"]), maps, scales, none, none[:, 0],
+                       two, size, "made of")  # fmt: skip
+    kept.save(root / "predictions")
+    write_arrays(root / "kept.npz", {"iou": size, "name": kept.image_id, "none": none})
 
 
 def written_weights(root: Path) -> None:
     models.save(NETWORK, root / "weights.safetensors", {"identity": "a run", "history": "[1, 2]"})
+
+
+def written_checkpoint(root: Path) -> None:
+    NETWORK(torch.ones(2, 1, 2, 2)).sum().backward()
+    OPTIMIZER.step()
+    checkpoints.keep(root / "a.resume.pt", "a run", NETWORK, OPTIMIZER, {"step": 1, "sums": [0.5]})
 
 
 def written_images(root: Path) -> None:
@@ -251,8 +271,9 @@ PARSERS: dict[str, tuple[Callable, Callable, str]] = {  # how valid files are ma
     "metadata with masks": (lambda root: written_metadata(root, MASKS), valid_metadata, "[!p]*.txt"),
     "predicted classes": (lambda root: written_metadata(root, BOXES), valid_predictions, "predicted.txt"),
     "score maps": (written_maps, valid_map, "*.npy"),
-    "archives": (written_archives, valid_archive, "*.npz"),
+    "arrays": (written_arrays, valid_arrays, "*.np[yz]"),
     "weights": (written_weights, valid_weights, "*.safetensors"),
+    "checkpoints": (written_checkpoint, valid_checkpoint, "*.pt"),
     "annotation tables": (
         lambda root: datasets.write_table(table(3), root / "annotations.csv"),
         valid_annotations,
@@ -306,22 +327,30 @@ def test_spoilt_files(tmp_path, monkeypatch, name):
     "refused unread: no pickle is loaded",
 )
 def test_nothing_is_unpickled(tmp_path):
-    sprung, file = tmp_path / "sprung", tmp_path / "x"
+    sprung, file, folder = tmp_path / "sprung", tmp_path / "x", tmp_path / "predictions"
     trap = Trap(sprung)
+
+    def refused():
+        raise ValueError(f"{file} counts as none")
+
+    written_arrays(tmp_path)
     objects, zipped, torchs = io.BytesIO(), io.BytesIO(), io.BytesIO()
     np.save(objects, np.array([[trap]]), allow_pickle=True)
     np.savez(zipped, x=np.array([[trap]]))
     torch.save({"x": trap}, torchs)
     for data in (pickle.dumps(trap), objects.getvalue(), zipped.getvalue(), torchs.getvalue()):
         file.write_bytes(data)
+        (folder / "label.npy").write_bytes(data)
         readers = (
             lambda: models.read_metadata(file),
             lambda: models.load_into(NETWORK, file),
             lambda: score_maps._map(tmp_path, "x"),
-            lambda: archive.read(file),
+            lambda: read_arrays(file),
+            lambda: Predictions.load(folder),
+            lambda: checkpoints.go_on(file, "a run", NETWORK, OPTIMIZER) or refused(),
         )
         for read in readers:
-            with pytest.raises(ValueError, match=str(file)):
+            with pytest.raises(ValueError, match=f"{file}|{folder}"):
                 read()
         assert not sprung.exists()
     pickle.loads(pickle.dumps(trap)).close()

@@ -26,8 +26,9 @@ def run(tmp_path, monkeypatch):
         "birds", results=str(tmp_path / "results"), seeds="0,2", device="cpu", weights=str(tmp_path / "w.safetensors")
     )
     (config.folder / "notebooks").mkdir(parents=True)
-    (config.folder / "seed0").mkdir()
+    (config.folder / "seed0" / "predictions_wgap").mkdir(parents=True)
     (config.folder / "seed0" / "wgap.safetensors").write_bytes(b"network")
+    (config.folder / "seed0" / "predictions_wgap" / "box.npy").write_bytes(b"boxes")
     (config.folder / "table.md").write_text("# Table 1\n")
     notebook = {"cells": [], "metadata": {"papermill": {"duration": 12.5}}}
     (config.folder / "notebooks" / "05_tables.ipynb").write_text(json.dumps(notebook))
@@ -65,6 +66,7 @@ def test_checksums(run):
     assert sorted(content["sha256"]) == [
         "metrics.csv",
         "notebooks/05_tables.ipynb",
+        "seed0/predictions_wgap/box.npy",
         "seed0/wgap.safetensors",
         "table.md",
     ]

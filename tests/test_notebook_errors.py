@@ -228,13 +228,13 @@ MISSING = [  # notebook, the file that is not there yet, the notebook that write
     ("03_cam_recombination", "seed0/networks.csv", "02_finetune_wgap"),
     ("03_cam_recombination", "seed0/gap.safetensors", "02_finetune_wgap"),
     ("04_threshold_selection", "seed0/networks.csv", "02_finetune_wgap"),
-    ("04_threshold_selection", "seed0/predictions_wgap.npz", "03_cam_recombination"),
+    ("04_threshold_selection", "seed0/predictions_wgap", "03_cam_recombination"),
     ("04_threshold_selection", "seed0/recombination.csv", "03_cam_recombination"),
     ("05_tables", "seed0/recombination.csv", "03_cam_recombination"),
     ("05_tables", "seed0/thresholds.csv", "04_threshold_selection"),
     ("06_figures", "annotations.csv", "01_dataset_preparation"),
     ("06_figures", "seed0/networks.csv", "02_finetune_wgap"),
-    ("06_figures", "seed0/predictions_gap.npz", "03_cam_recombination"),
+    ("06_figures", "seed0/predictions_gap", "03_cam_recombination"),
 ]
 
 

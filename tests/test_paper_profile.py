@@ -119,7 +119,7 @@ def test_predictions_hold_a_map_of_14_by_14_for_every_image(run):
     table = datasets.read_table(folder / "annotations.csv")
     test = table[table["split"] == "test"]
     for name in ("gap", "wgap"):
-        predictions = Predictions.load(folder / "seed0" / f"predictions_{name}.npz")
+        predictions = Predictions.load(folder / "seed0" / f"predictions_{name}")
         assert predictions.image_id.tolist() == test["image_id"].tolist()
         assert predictions.label.tolist() == [0, 0, 1, 1]
         kinds = predictions.kinds.tolist()
@@ -243,7 +243,7 @@ def test_validation_looks_at_no_test_image(tmp_path, small_weights):
     folder = tmp_path / "results" / "paper" / "cub_validation"  # not taken for figures of the test split
     assert set(assert_complete(folder, ("gap", "wgap"))["n_images"]) == {2}  # a fifth of five, of each class
     table = datasets.read_table(folder / "annotations.csv").set_index("image_id")
-    evaluated = Predictions.load(folder / "seed0" / "predictions_wgap.npz").image_id
+    evaluated = Predictions.load(folder / "seed0" / "predictions_wgap").image_id
     assert set(table.loc[evaluated, "split"]) == {"train"}
     assert_pictures(folder)
 
@@ -269,7 +269,7 @@ def test_without_a_train_split_the_networks_own_head_is_evaluated(without_train)
     metrics = assert_complete(folder, ("gap",))
     assert set(metrics["backbone"]) == {"squeezenet1_1"} and set(metrics["n_images"]) == {6}
     assert pd.read_csv(folder / "seed0" / "networks.csv")["own_head"].tolist() == [True]
-    predictions = Predictions.load(folder / "seed0" / "predictions_gap.npz")
+    predictions = Predictions.load(folder / "seed0" / "predictions_gap")
     table = datasets.read_table(folder / "annotations.csv")
     images = datasets.ImageDataset(table, given["data_root"], datasets.test_transform(224))
     with torch.inference_mode():  # classified exactly as torchvision's network does, its ReLU before pooling included

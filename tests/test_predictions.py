@@ -1,9 +1,11 @@
 """One pass over a split: what is kept equals the modules' own answers, image by image."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +16,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsol_utils import archive, cam, datasets, extract, models, pooling
+from wsol_utils import cam, datasets, extract, files, models, pooling
 from wsol_utils.maps.extract import predict
-from wsol_utils.maps.predictions import FEATURES, Predictions, kind, made_from
+from wsol_utils.maps.predictions import FEATURES, FILES, Predictions, kind, made_from
 from wsol_utils.network.method import Output
 
 BOXES = [  # of images of 40×20 pixels: none, one, three, one
@@ -294,7 +296,7 @@ def test_a_network_that_is_not_finite(split, tmp_path, part, value):
         r"features, class weights or logits are not finite in the batch of images 1 to 4 \(.+, .+, .+, .+\): lower lr"
     )
     with pytest.raises(FloatingPointError, match=message):
-        predict(broken, split, SIZES, path=tmp_path / "a.npz")
+        predict(broken, split, SIZES, path=tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 
@@ -330,9 +332,9 @@ def test_subset(found, images):
 
 
 def test_save_and_load(found, tmp_path):
-    path = tmp_path / "seed0" / "predictions_gap.npz"
+    path = tmp_path / "seed0" / "predictions_gap"
     found.save(path)
-    assert [p.name for p in path.parent.iterdir()] == ["predictions_gap.npz"]
+    assert [p.name for p in path.parent.iterdir()] == [path.name] and {p.name for p in path.iterdir()} == {*FILES}
     again = Predictions.load(path)
     assert_same(again, found)
     assert isinstance(again.scaled_maps, np.memmap) and not isinstance(found.scaled_maps, np.memmap)
@@ -345,46 +347,94 @@ def assert_same(some, other):
         np.testing.assert_array_equal(read, kept, err_msg=name)
 
 
-def test_an_interrupted_save_leaves_the_old_file(found, tmp_path, monkeypatch):
-    path = tmp_path / "predictions_gap.npz"
+@pytest.mark.parametrize(
+    "where", ["_to_disk", "remove", "replace"], ids=["half written", "half cleared away", "half renamed"]
+)
+def test_an_interrupted_save_leaves_one_whole_folder(found, tmp_path, monkeypatch, where):
+    """What a killed process of the same number left is no part of it."""
+    path, module = tmp_path / "predictions_gap", files.os if where == "replace" else files
+    real = getattr(module, where)
     found.save(path)
+    files.beside(path).mkdir()
+    (files.beside(path) / "label.npy").write_bytes(b"of another run")
 
-    def cut_off(file, *arguments, **options):
-        file.write(b"half")
-        raise KeyboardInterrupt
+    def cut_off(some, to=None):
+        if {"_to_disk": True, "remove": ".old." in some.name and some.exists(), "replace": to == path}[where]:
+            patch.undo()
+            raise KeyboardInterrupt
+        real(*filter(None, (some, to)))
 
-    monkeypatch.setattr(archive.npy, "write_array", cut_off)
-    with pytest.raises(KeyboardInterrupt):
-        found.subset(np.array([0])).save(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, where, cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            found.subset(np.array([0])).save(path)
+    assert Predictions.load(path).image_id.tolist() == (list("a") if where == "remove" else list("abcd"))
+    found.save(path)
+    assert_same(Predictions.load(path), found)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    assert Predictions.load(path).image_id.tolist() == list("abcd")
 
 
-@pytest.mark.parametrize("content", ["cut off", "text", "another archive"])
-def test_a_file_that_is_none(found, tmp_path, content):
-    path = tmp_path / "predictions_gap.npz"
-    found.save(path)
-    if content == "another archive":
-        np.savez(path, label=np.arange(3))
-    else:
-        path.write_bytes(b"no archive" if content == "text" else path.read_bytes()[:-100])
-    problem = "holds no predictions \\('box' is missing" if content == "another archive" else "is no whole .npz file"
-    with pytest.raises(ValueError, match=rf"predictions_gap\.npz {problem}.*: delete it and run again"):
+SPOILT = {  # what is done to `scales.npy`, or to the folder, and what is said of it
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"scales\.npy is no whole \.npy file \("),
+    "empty": (lambda path: path.write_bytes(b""), r"scales\.npy is no whole"),
+    "text": (lambda path: path.write_bytes(b"no array" * 100), r"scales\.npy is no whole"),
+    "objects": (lambda path: np.save(path, np.array([None])), r"scales\.npy is no whole"),
+    "gone": (lambda path: path.unlink(), r"holds no predictions \(scales\.npy is missing\)"),
+    "of others": (lambda path: np.save(path, np.zeros((5, 15))), r"holds no predictions \(its arrays do not go"),
+    "a number": (lambda path: np.save(path, 1.0), r"holds no predictions \(its arrays do not go"),
+    "a file": (lambda path: shutil.rmtree(path.parent) or path.parent.touch(), r"holds no .*image_id\.npy is missing"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_folder_that_is_none(found, tmp_path, how):
+    (spoil, problem), path = SPOILT[how], tmp_path / "predictions_gap"
+    replace(found, identity="made of").save(path)
+    assert made_from(path) == "made of"
+    spoil(path / "scales.npy")
+    with pytest.raises(ValueError, match=rf"predictions_gap.{problem}.*: delete \w+ and run again"):
         Predictions.load(path)
     assert made_from(path) == ""
 
 
-def test_no_file(tmp_path):
-    assert made_from(tmp_path / "nothing.npz") == made_from(tmp_path) == ""
-    with pytest.raises(FileNotFoundError, match=r"nothing\.npz"):
-        Predictions.load(tmp_path / "nothing.npz")
+def test_no_folder(tmp_path):
+    assert made_from(tmp_path / "nothing") == made_from(tmp_path) == ""
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        Predictions.load(tmp_path / "nothing")
+
+
+TWO = """
+    import sys
+    from pathlib import Path
+    import numpy as np
+    from wsol_utils.maps.predictions import Predictions
+
+    one = Predictions.load(Path(sys.argv[1]) / sys.argv[2])
+    for _ in range(40):
+        one.save(Path(sys.argv[1]) / "both")
+"""
+
+
+def test_two_processes_at_once_leave_one_whole_folder(found, tmp_path):
+    """Who reads meanwhile gets the arrays of one of them, or is told that there is none for an instant."""
+    for letter, image in (("a", 0), ("b", 2)):
+        replace(found.subset(np.array([image])), identity=letter).save(tmp_path / letter)
+    start = [sys.executable, "-c", textwrap.dedent(TWO), str(tmp_path)]
+    run, seen = [subprocess.Popen([*start, letter]) for letter in "ab"], set()
+    while any(process.poll() is None for process in run):
+        with suppress(FileNotFoundError):
+            read = Predictions.load(tmp_path / "both")
+            assert (read.image_id[0], len(read.box)) == {"a": ("a", 0), "b": ("c", 3)}[read.identity]
+            seen.add(read.identity)
+    assert [process.returncode for process in run] == [0, 0] and seen == {"a", "b"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "both"]
 
 
 # Written as it goes.
 
 
-def test_a_file_holds_what_memory_would(model, split, found, tmp_path):
-    path = tmp_path / "seed0" / "predictions.npz"
+def test_a_folder_holds_what_memory_would(model, split, found, tmp_path):
+    path = tmp_path / "seed0" / "predictions"
     kept = predict(model, split, SIZES, batch_size=3, path=path, identity="weights a3f, images 7b1")
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     assert kept.identity == made_from(path) == "weights a3f, images 7b1" and found.identity == ""
@@ -392,10 +442,10 @@ def test_a_file_holds_what_memory_would(model, split, found, tmp_path):
     assert found.scaled_maps.flags.writeable  # of their own
     for some in (kept, Predictions.load(path)):
         assert_same(replace(some, identity=""), found)
-    with np.load(path, allow_pickle=False) as arrays:  # any other program reads it
-        assert set(arrays) == set(found.__dataclass_fields__)
-        np.testing.assert_array_equal(arrays["scaled_maps"], found.scaled_maps)
-        assert arrays["identity"] == kept.identity and arrays["identity"].shape == ()
+    arrays = {p.stem: np.load(p, allow_pickle=False) for p in path.iterdir()}  # any other program reads them
+    assert set(arrays) == set(found.__dataclass_fields__)
+    np.testing.assert_array_equal(arrays["scaled_maps"], found.scaled_maps)
+    assert arrays["identity"] == kept.identity and arrays["identity"].shape == ()
 
 
 def test_rows_of_maps(found):
@@ -403,8 +453,8 @@ def test_rows_of_maps(found):
         np.testing.assert_array_equal(found.maps("signed", rows), found.maps("signed")[rows])
 
 
-def test_a_pass_that_is_cut_off_leaves_the_old_file(model, split, tmp_path):
-    path = tmp_path / "predictions.npz"
+def test_a_pass_that_is_cut_off_leaves_the_old_folder(model, split, tmp_path):
+    path = tmp_path / "predictions"
     predict(model, split, SIZES, path=path, identity="old")
 
     class Second(nn.Module):  # stops at its second batch
@@ -422,10 +472,29 @@ def test_a_pass_that_is_cut_off_leaves_the_old_file(model, split, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [path.name] and made_from(path) == "old"
 
 
+@pytest.mark.parametrize("part", ["a batch", "a batch twice", "a box", "a size", "another type"])
+def test_rows_that_are_not_those_of_the_split_get_no_name(model, split, tmp_path, monkeypatch, part):
+    computed = extract._computed
+
+    def spoilt(*arguments):
+        batches = list(computed(*arguments))
+        if part == "a box":
+            batches[1]["box"] = batches[1]["box"][:-1]
+        if part == "another type":
+            batches[1]["scales"] = batches[1]["scales"].astype(np.float64)
+        return {"a batch": batches[1:], "a batch twice": [*batches, batches[0]]}.get(part, batches)
+
+    monkeypatch.setattr(extract, "_computed", spoilt)
+    sizes = SIZES[:-1] if part == "a size" else SIZES
+    with pytest.raises((ValueError, TypeError), match=r"lacks rows of '\w+': \d of \d|broadcast|[Cc]annot cast"):
+        predict(model, split, sizes, batch_size=2, path=tmp_path / "predictions")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_empty_split(model, split, tmp_path):
     nothing = datasets.ImageDataset(table_of(0), split.root, split.transform)
     with pytest.raises(ValueError, match="there is no image to predict"):
-        predict(model, nothing, SIZES[:0], path=tmp_path / "predictions.npz")
+        predict(model, nothing, SIZES[:0], path=tmp_path / "predictions")
     assert not list(tmp_path.iterdir())
 
 
@@ -451,7 +520,7 @@ PEAK = """
         ids = [f"{i:05}" for i in range(count)]
         table = pd.DataFrame({"image_id": ids, "path": ids, "label": 0, "boxes": [[(1.0, 2.0, 8.0, 9.0)]] * count})
         images = Generated(table, ".", datasets.test_transform(32))
-        path = Path(sys.argv[1]) / f"{count}.npz"
+        path = Path(sys.argv[1]) / f"{count}"
         found = predict(network, images, np.full((count, 2), 32), path=path, batch_size=50)
         assert found.scaled_maps.shape == (count, 15, 32, 32), found.scaled_maps.shape
         return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
@@ -466,7 +535,7 @@ PEAK = """
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak of a process is read from Linux's /proc")
 def test_memory_is_flat_in_the_number_of_images(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(PEAK), str(tmp_path)]
-    root = Path(archive.__file__).parents[2]
+    root = Path(extract.__file__).parents[2]
     output = subprocess.run(command, cwd=root, env={**os.environ, "TQDM_DISABLE": "1"}, check=True, capture_output=True)
     few, many = (int(number) for number in output.stdout.split())
     held = 1800 * 15 * 32 * 32 * 2 / 1024  # kB that the maps of the other images take, 55,296 of them
@@ -482,8 +551,9 @@ def test_a_map_takes_two_bytes_a_position(tmp_path):
         box=np.zeros((n, 4), np.float32), box_image=np.arange(n), size=np.array([224, 224]),
         image_size=np.zeros((n, 2), int),
     )  # fmt: skip
-    many.save(tmp_path / "many.npz")
-    assert (tmp_path / "many.npz").stat().st_size / n == pytest.approx((2 * 169 + 4) * kinds + 96, abs=20)
+    many.save(tmp_path / "many")
+    size = sum(p.stat().st_size for p in (tmp_path / "many").iterdir())
+    assert size / n == pytest.approx((2 * 169 + 4) * kinds + 96, abs=20)
 
 
 def test_wgap_is_not_gap(split, model):

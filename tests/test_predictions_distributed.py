@@ -1,4 +1,4 @@
-"""Several processes predict what one does, to the last digit, and into the same file."""
+"""Several processes predict what one does, to the last digit, and into the same files."""
 
 import json
 
@@ -10,7 +10,7 @@ from torch import multiprocessing
 
 from wsol_utils import datasets, models
 from wsol_utils.maps.extract import predict
-from wsol_utils.maps.predictions import Predictions
+from wsol_utils.maps.predictions import FILES, Predictions
 
 BATCH = 4
 COUNTS = [26, 3]  # images: seven batches, the last one of two; one batch, so that a process has none
@@ -49,12 +49,12 @@ def one_of_several(rank, folder):
     meeting = f"file://{folder / 'meeting'}"
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     try:
-        with pytest.raises(ValueError, match="several processes hand their predictions on by a file"):
+        with pytest.raises(ValueError, match="several processes hand their predictions on by files"):
             predicted(images(1), None)
         for count in COUNTS:
             drawn = images(count)
-            found = predicted(drawn, folder / f"two_{count}.npz")
-            found.save(folder / f"seen_{count}_by{rank}.npz")
+            found = predicted(drawn, folder / f"two_{count}")
+            found.save(folder / f"seen_{count}_by{rank}")
             (folder / f"asked_{count}_by{rank}.json").write_text(json.dumps(drawn.asked))
     finally:
         torch.distributed.destroy_process_group()
@@ -69,18 +69,19 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_two_processes_write_what_one_does(folder, count):
-    one = predicted(images(count), folder / f"one_{count}.npz")
-    two = Predictions.load(folder / f"two_{count}.npz")
+    one = predicted(images(count), folder / f"one_{count}")
+    two = Predictions.load(folder / f"two_{count}")
     assert len(one.image_id) == count and one.scaled_maps.any()
     for name in one.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(two, name), getattr(one, name), err_msg=name)
-    assert (folder / f"two_{count}.npz").read_bytes() == (folder / f"one_{count}.npz").read_bytes()
+    for name in FILES:
+        assert (folder / f"two_{count}" / name).read_bytes() == (folder / f"one_{count}" / name).read_bytes(), name
     assert not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_both_processes_return_what_is_in_the_file(folder, count):
-    first, second = (Predictions.load(folder / f"seen_{count}_by{rank}.npz") for rank in range(2))
+def test_both_processes_return_what_is_in_the_files(folder, count):
+    first, second = (Predictions.load(folder / f"seen_{count}_by{rank}") for rank in range(2))
     assert first.image_id.tolist() == second.image_id.tolist() == images(count).image_ids.tolist()
     np.testing.assert_array_equal(first.scaled_maps, second.scaled_maps)
 

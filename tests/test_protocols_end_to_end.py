@@ -90,11 +90,11 @@ def test_metrics(run):
 
 def test_photographs_are_seen_in_the_protocols_geometry(run):
     name, config, folder = run
-    cropped = sorted(path.name for path in (folder / "seed0").glob("*_cropped.npz"))
-    both = ["predictions_gap_cropped.npz", "predictions_wgap_cropped.npz"]
+    cropped = sorted(path.name for path in (folder / "seed0").glob("*_cropped"))
+    both = ["predictions_gap_cropped", "predictions_wgap_cropped"]
     assert cropped == (both if name == "rethinkingcam" else both[1:])  # one is compared in any case
     table = runs.annotations(config).query("split == 'test'")
-    for path in (folder / "seed0").glob("predictions_*.npz"):
+    for path in (folder / "seed0").glob("predictions_*"):
         protocol = protocols.get("rethinkingcam" if "cropped" in path.name else "paper")
         found = Predictions.load(path)
         assert found.image_size.tolist() == table[["width", "height"]].to_numpy().tolist()

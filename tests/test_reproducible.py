@@ -31,8 +31,10 @@ def test_two_runs_write_the_same_bytes(tmp_path):
         run = subprocess.run([sys.executable, "-c", COMMAND, repr(parameters)], env=environment, capture_output=True)
         assert run.returncode == 0, run.stderr.decode()
         folder = tmp_path / seed / "sample" / "things"
-        files = [path for path in folder.rglob("*") if path.suffix in (".csv", ".md", ".safetensors", ".npz", ".png")]
+        kinds = (".csv", ".md", ".safetensors", ".npy", ".npz", ".png")
+        files = [path for path in folder.rglob("*") if path.suffix in kinds]
         written.append({path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
     first, second = written
-    assert {"metrics.csv", "seed1/history.csv", "seed1/wgap.safetensors", "seed0/predictions_gap.npz"} <= first.keys()
+    names = {"metrics.csv", "seed1/history.csv", "seed1/wgap.safetensors", "seed0/predictions_gap/scaled_maps.npy"}
+    assert names <= first.keys()
     assert [name for name in first | second if first.get(name) != second.get(name)] == []

@@ -28,7 +28,7 @@ def test_a_later_notebook_names_the_one_before_it(config):
     for call, file, notebook in (
         (lambda: runs.annotations(config), "annotations.csv", "01_dataset_preparation"),
         (lambda: runs.networks(config), "seed0/networks.csv", "02_finetune_wgap"),
-        (lambda: runs.predictions(config, 1, "gap"), "seed1/predictions_gap.npz", "03_cam_recombination"),
+        (lambda: runs.predictions(config, 1, "gap"), "seed1/predictions_gap", "03_cam_recombination"),
         (lambda: runs.seed_csv(config, "x.csv", "04_threshold_selection"), "seed0/x.csv", "04_threshold_selection"),
     ):
         with pytest.raises(
@@ -77,22 +77,22 @@ def one_image(name):
 
 
 def test_predictions(config):
-    one_image("a").save(config.seed_folder(1) / "predictions_wgap.npz")
+    one_image("a").save(config.seed_folder(1) / "predictions_wgap")
     assert runs.predictions(config, 1, "wgap").image_id.tolist() == ["a"]
 
 
-def test_a_crop_of_the_images_is_another_pass(config):
-    files = {name: runs.prediction_file(config, 1, "wgap", row) for name, row in PROTOCOLS.items()}
-    assert files["paper"] == files["wsolevaluation"] == config.seed_folder(1) / "predictions_wgap.npz"
-    assert files["rethinkingcam"] == config.seed_folder(1) / "predictions_wgap_cropped.npz"
+def test_a_crop_of_the_images_is_another_pass(config, tmp_path):
+    files = {name: runs.prediction_folder(config, 1, "wgap", row) for name, row in PROTOCOLS.items()}
+    assert files["paper"] == files["wsolevaluation"] == config.seed_folder(1) / "predictions_wgap"
+    assert files["rethinkingcam"] == config.seed_folder(1) / "predictions_wgap_cropped"
     for name in ("paper", "rethinkingcam"):
         one_image(name).save(files[name])
     bae = experiments.replace(config, protocol="rethinkingcam")
     assert runs.predictions(bae, 1, "wgap").image_id.tolist() == ["rethinkingcam"]  # the run's own geometry
     assert runs.predictions(bae, 1, "wgap", PROTOCOLS["paper"]).image_id.tolist() == ["paper"]
     assert runs.predictions(config, 1, "wgap", PROTOCOLS["rethinkingcam"]).image_id.tolist() == ["rethinkingcam"]
-    files["rethinkingcam"].unlink()
-    with pytest.raises(FileNotFoundError, match=r"predictions_wgap_cropped\.npz is missing: run notebooks/03_"):
+    files["rethinkingcam"].rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError, match=r"predictions_wgap_cropped is missing: run notebooks/03_"):
         runs.predictions(bae, 1, "wgap")
 
 
@@ -343,9 +343,16 @@ def test_a_run_that_compares_no_rules_keeps_an_empty_list(judged, config):
     assert len(runs.overlaps(config)) == 4
 
 
-def test_a_missing_list_names_the_notebook(config):
+def test_a_missing_list_names_the_notebook_and_one_that_is_cut_off_itself(judged, config):
     with pytest.raises(FileNotFoundError, match=r"recombination\.npz is missing: run notebooks/03_cam_recombination"):
         runs.overlaps(config)
+    runs.write_overlaps(config, judged[judged["seed"] == 0], "recombination.npz")
+    path = config.seed_folder(0) / "recombination.npz"
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[:100], whole[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"seed0/recombination\.npz is no whole \.npz file \(.*: delete it"):
+            runs.overlaps(config)
 
 
 @pytest.mark.parametrize(

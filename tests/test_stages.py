@@ -262,10 +262,10 @@ def test_a_pass_is_made_once_for_a_network_its_images_and_the_code(trained, monk
 
     first = predicted()
     again = predicted(processes=2)  # nothing to start processes for
-    assert passes == ["predictions_wgap.npz"]
+    assert passes == ["predictions_wgap"]
     np.testing.assert_array_equal(first.maps("absolute"), again.maps("absolute"))
     predicted(cropped)
-    assert passes == ["predictions_wgap.npz", "predictions_wgap_cropped.npz"]
+    assert passes == ["predictions_wgap", "predictions_wgap_cropped"]
     for change in (
         lambda: predicted(rows=table.assign(label=1 - table["label"])),  # other maps
         lambda: predicted(temperature=0.5),

@@ -135,13 +135,13 @@ def test_the_runs_own_conventions_are_followed(run, by_hand, monkeypatch):
 
 @pytest.mark.fault("a byte of a kept prediction flips", "`make verify` names the file; other figures are still checked")
 def test_one_byte_of_the_predictions(run):
-    path = run / "seed0" / "predictions_wgap.npz"
+    path = run / "seed0" / "predictions_wgap" / "scaled_maps.npy"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     found = lines(run)
-    assert found[0] == "seed0/predictions_wgap.npz is not what the run wrote: its checksum differs"
-    assert found[1].startswith("seed0/predictions_wgap.npz: the figures made of it were not checked: it is missing or")
+    assert found[0] == "seed0/predictions_wgap/scaled_maps.npy is not what the run wrote: its checksum differs"
+    assert found[1].startswith("seed0/predictions_wgap: the figures made of it were not checked: it is missing or")
     assert len(found) == 2
     metrics = pd.read_csv(run / "metrics.csv")
     metrics.loc[metrics["pooling"] == "gap", "top1_cls"] += 1
@@ -151,13 +151,13 @@ def test_one_byte_of_the_predictions(run):
 
 @pytest.mark.parametrize("agreeing", [False, True], ids=["checksum-differs", "checksum-agrees"])
 def test_predictions_that_are_cut_off(run, agreeing):
-    path = run / "seed0" / "predictions_wgap.npz"
-    path.write_bytes(path.read_bytes()[:-1000])
+    path = run / "seed0" / "predictions_wgap" / "box.npy"
+    path.write_bytes(path.read_bytes()[:-1])
     if agreeing:
-        rewrite(run, lambda content: content["sha256"].update({"seed0/predictions_wgap.npz": files.sha256(path)}))
+        rewrite(run, lambda c: c["sha256"].update({"seed0/predictions_wgap/box.npy": files.sha256(path)}))
     *before, last = lines(run)
-    assert last.startswith("seed0/predictions_wgap.npz: the figures made of it were not checked: ")
-    assert ("is no whole .npz file" in last) == agreeing and bool(before) != agreeing
+    assert last.startswith("seed0/predictions_wgap: the figures made of it were not checked: ")
+    assert ("box.npy is no whole .npy file" in last) == agreeing and bool(before) != agreeing
 
 
 @pytest.mark.fault(
@@ -284,10 +284,10 @@ def test_metrics_that_are_no_metrics(run, text):
 
 
 def test_missing_predictions_leave_their_figures_open(run):
-    (run / "seed0" / "predictions_gap.npz").unlink()
+    (run / "seed0" / "predictions_gap" / "scales.npy").unlink()
     missing, left_open = lines(run)
-    assert missing == "seed0/predictions_gap.npz is missing"
-    assert left_open.startswith("seed0/predictions_gap.npz: the figures made of it were not checked")
+    assert missing == "seed0/predictions_gap/scales.npy is missing"
+    assert left_open.startswith("seed0/predictions_gap: the figures made of it were not checked")
 
 
 def test_a_file_more_is_a_remark(run):
@@ -356,7 +356,7 @@ def test_a_pooling_in_metrics_is_no_way_out(run):
     (run / "seed0" / "networks.csv").unlink()
     metrics = pd.read_csv(run / "metrics.csv")
     change(run, "metrics.csv", metrics.assign(pooling="../../../secret").to_csv(index=False))
-    text = "seed0/predictions_../../../secret.npz: the figures made of it were not checked: it is missing or damaged"
+    text = "seed0/predictions_../../../secret: the figures made of it were not checked: it is missing or damaged"
     assert any(found.startswith(text) for found in lines(run))
 
 

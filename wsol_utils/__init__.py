@@ -13,7 +13,7 @@ _FOLDERS = {
     "data": "datasets downloads layouts loading photographs texts transforms unpacking",
     "data.sample": "drawing shapes",
     "network": "checkpoints distributed method models pooling recipe training weights",
-    "maps": "archive cam extract predictions",
+    "maps": "cam extract predictions",
     "boxes": "thresholds",
     "scores": "evaluation metrics protocols readings seeds",
     "scores.external": "masks metadata score_maps",
@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # the same for editors and mypy
     from wsol_utils.data.sample import render as sample
     from wsol_utils.experiment import experiments, parameters, preparation, profiles, runs, stages
     from wsol_utils.figures import plots, reference, tables
-    from wsol_utils.maps import archive, cam, extract, predictions
+    from wsol_utils.maps import cam, extract, predictions
     from wsol_utils.network import checkpoints, distributed, method, models, pooling, recipe, training, weights
     from wsol_utils.own_pictures import explorer, localize, networks, own_images, panels, views
     from wsol_utils.runner import (

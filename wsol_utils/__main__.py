@@ -139,7 +139,7 @@ def predict(**values: Any) -> None:
         for seed, (method, name) in itertools.product(config.seeds, runs.trainings(config, table)):
             stages.predicted(config, table, seed, name, own_head, config.conventions, method)
             if distributed.rank() == 0:
-                path = runs.prediction_file(config, seed, name, config.conventions, method)
+                path = runs.prediction_folder(config, seed, name, config.conventions, method)
                 click.echo(f"{config.show(path)} is written")
 
 

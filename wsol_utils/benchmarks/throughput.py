@@ -135,10 +135,11 @@ def peak_memory(images: int) -> dict[str, float]:
         model = models.build("small_vgg", 200, "wgap")
         dataset = throughput.Generated({images}, datasets.test_transform(96))
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "predictions.npz"
+            path = Path(folder) / "predictions"
             extract.predict(model, dataset, np.full(({images}, 2), 96), path=path)
             status = Path("/proc/self/status").read_text()  # getrusage would tell the parent's peak
-            print(status.split("VmHWM:")[1].split()[0] + "000", path.stat().st_size)"""
+            written = sum(file.stat().st_size for file in path.iterdir())
+            print(status.split("VmHWM:")[1].split()[0] + "000", written)"""
     command = [sys.executable, "-c", code]
     environment = os.environ | {"TQDM_DISABLE": "1"}
     said = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout

@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -41,7 +41,7 @@ def written(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]:
             yield temporary
             put(temporary, path, durable)
         finally:
-            temporary.unlink(missing_ok=True)
+            remove(temporary)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -58,13 +58,20 @@ def is_cut_off(path: str | os.PathLike) -> bool:
 
 
 def put(temporary: Path, path: Path, durable: bool = True) -> None:
-    """Rename a file that is complete, once its bytes are on the disk."""
+    """Rename a file or a folder of files that is complete, once its bytes are on the disk.
+
+    A folder of that name moves out of the way first, and goes: a reader finds the old one, the new one or, for that
+    instant, none.
+    """
     if durable:
-        _to_disk(temporary)
-    os.replace(temporary, path)
-    if durable and os.name == "posix":
-        with suppress(OSError):  # of systems that know no such thing
-            _to_disk(path.parent, os.O_RDONLY)  # where the name is kept
+        for part in [*temporary.glob("*"), temporary]:
+            _to_disk(part)
+    if temporary.is_dir():
+        _put_folder(temporary, path)
+    else:
+        os.replace(temporary, path)
+    if durable:
+        _to_disk(path.parent)  # where the name is kept
 
 
 def beside(path: Path) -> Path:
@@ -77,7 +84,12 @@ def sweep(folder: Path) -> None:
     for left in folder.rglob(".*.part"):
         process = left.name.removesuffix(".part").rpartition(".")[2]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing where there is none."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -108,9 +120,30 @@ def all_to_disk() -> None:
         os.sync()
 
 
-def _to_disk(path: Path, how: int = os.O_RDWR) -> None:
-    opened = os.open(path, how)
+def _put_folder(temporary: Path, path: Path) -> None:
+    old = beside(path.with_name(f"{path.name}.old"))
     try:
-        os.fsync(opened)
+        while temporary.exists():
+            remove(old)
+            with suppress(FileNotFoundError):  # there was none, or another process was faster
+                os.replace(path, old)
+            try:
+                os.replace(temporary, path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process has put its own there
+                    raise
     finally:
-        os.close(opened)
+        if old.exists() and not path.exists():
+            os.replace(old, path)  # an error leaves the old one
+        remove(old)
+
+
+def _to_disk(path: Path) -> None:
+    """Force the bytes of a file to the disk; the names in a folder, where the system knows such a thing."""
+    folder = path.is_dir()
+    with suppress(OSError) if folder else nullcontext():
+        opened = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

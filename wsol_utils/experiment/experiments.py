@@ -197,12 +197,12 @@ class Config:
         )  # fmt: skip
 
     def require(self, path: Path, notebook: str) -> Path:
-        """That file of an earlier stage.
+        """That file or folder of an earlier stage.
 
         Raises:
             FileNotFoundError: naming the notebook that writes it, if it is not there.
         """
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(
                 f"{self.show(path)} is missing: run notebooks/{notebook}.ipynb first, with the same parameters "
                 f"(dataset={self.dataset!r}, profile={self.profile!r}, results={self.results!r})"

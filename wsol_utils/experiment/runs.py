@@ -16,7 +16,6 @@ from wsol_utils.common import files
 from wsol_utils.data import datasets
 from wsol_utils.experiment import experiments
 from wsol_utils.experiment.experiments import Config
-from wsol_utils.maps import archive
 from wsol_utils.maps.predictions import Predictions
 from wsol_utils.scores import protocols
 from wsol_utils.scores.protocols import Protocol
@@ -68,10 +67,10 @@ def checkpoint(config: Config, seed: int, pooling: str, method: str = "cam") -> 
     return config.seed_folder(seed) / f"{name_of(method, pooling)}.safetensors"
 
 
-def prediction_file(config: Config, seed: int, pooling: str, protocol: Protocol, method: str = "cam") -> Path:
+def prediction_folder(config: Config, seed: int, pooling: str, protocol: Protocol, method: str = "cam") -> Path:
     """Where notebook 03 keeps one network's pass over the test split; a crop of the images is another pass."""
     crop = "" if protocol.frame == 1 else "_cropped"
-    return config.seed_folder(seed) / f"predictions_{name_of(method, pooling)}{crop}.npz"
+    return config.seed_folder(seed) / f"predictions_{name_of(method, pooling)}{crop}"
 
 
 def name_of(method: str, pooling: str) -> str:
@@ -83,7 +82,7 @@ def predictions(
     config: Config, seed: int, pooling: str, protocol: Protocol | None = None, method: str = "cam"
 ) -> Predictions:
     """What notebook 03 kept of one network's pass over the test split, in the geometry of a protocol."""
-    path = prediction_file(config, seed, pooling, protocol or config.conventions, method)
+    path = prediction_folder(config, seed, pooling, protocol or config.conventions, method)
     return Predictions.load(config.require(path, "03_cam_recombination"))
 
 
@@ -157,8 +156,7 @@ def write_overlaps(config: Config, rows: pd.DataFrame, name: str) -> None:
     for seed in config.seeds:
         own, path = rows[rows["seed"] == seed], config.seed_folder(seed) / name
         arrays = {column: own[column].to_numpy(str) for column in COMBINATION}
-        with archive.Writer(path) as writer:
-            writer.put(**arrays, **{column: np.array(list(own[column])) for column in ("iou", "class_is_right")})
+        write_arrays(path, arrays | {column: np.array(list(own[column])) for column in ("iou", "class_is_right")})
         print("wrote", config.show(path))
 
 
@@ -171,7 +169,7 @@ def overlaps(config: Config) -> pd.DataFrame:
     """
     rows = []
     for seed, (name, notebook) in itertools.product(config.seeds, OVERLAPS.items()):
-        kept = archive.read(config.require(config.seed_folder(seed) / name, notebook))
+        kept = read_arrays(config.require(config.seed_folder(seed) / name, notebook))
         columns = {name: list(kept[name]) for name in (*COMBINATION, "iou", "class_is_right")}
         rows.append(pd.DataFrame(columns).assign(seed=seed))
     return pd.concat(rows, ignore_index=True).astype(dict.fromkeys(COMBINATION, str))
@@ -202,19 +200,41 @@ def outcomes(metrics: pd.DataFrame, rows: pd.DataFrame, iou: float) -> dict[str,
 
 def save_panels(path: Path, columns: list[dict[str, np.ndarray]]) -> None:
     """Keep the columns of Fig. 4, so that a later run on the other data set can join them to its own."""
-    with files.written(path) as temporary, open(temporary, "wb") as file:
-        named: Any = {f"{i}/{key}": value for i, column in enumerate(columns) for key, value in column.items()}
-        np.savez(file, **named)
+    write_arrays(path, {f"{i}/{key}": value for i, column in enumerate(columns) for key, value in column.items()})
 
 
 def load_panels(path: Path) -> list[dict[str, np.ndarray]]:
     """What `save_panels` kept."""
     columns: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as archive:
-        for name in archive.files:
-            i, key = name.split("/")
-            columns.setdefault(i, {})[key] = archive[name]
+    for name, array in read_arrays(path).items():
+        i, key = name.split("/")
+        columns.setdefault(i, {})[key] = array
     return list(columns.values())
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write a NumPy archive (.npz): the whole file or none."""
+    with files.written(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What `write_arrays` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is cut off, or no archive of plain arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = dict(kept)
+        if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{others[0]} in it is no array")
+        return arrays
+    except Exception as error:  # zipfile's and NumPy's readers raise many kinds
+        if isinstance(error, OSError) and error.filename:
+            raise  # the file cannot be opened; where zipfile seeks a place that is none, there is no name
+        raise ValueError(f"{path} is no whole .npz file ({error}): delete it and run again") from error
 
 
 def test_set(config: Config, table: pd.DataFrame, protocol: Protocol) -> datasets.ImageDataset:

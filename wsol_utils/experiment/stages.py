@@ -82,7 +82,7 @@ def predicted(
         own_head: whether the network stands as it is.
         protocol: for the geometry of the images.
     """
-    path = runs.prediction_file(config, seed, name, protocol, method)
+    path = runs.prediction_folder(config, seed, name, protocol, method)
     trained = config.require(runs.checkpoint(config, seed, name, method), "02_finetune_wgap")
     test = runs.split(config, table, "test")
     weights = files.sha256(trained)

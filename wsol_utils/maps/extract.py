@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 from wsol_utils.common.bars import QUIET
 from wsol_utils.data.datasets import ImageDataset
 from wsol_utils.data.loading import Batch, Loader, enough_memory
-from wsol_utils.maps import archive, cam
-from wsol_utils.maps.predictions import OWN, Predictions, kind
+from wsol_utils.maps import cam
+from wsol_utils.maps.predictions import OWN, Predictions, kind, written
 from wsol_utils.network import distributed
 
 FEW = 8  # images that a CPU takes at a time: their activations stay in its cache
@@ -37,7 +37,7 @@ def predict(
         dataset: the split, with a transform that does not augment.
         image_size: (N, 2), width and height of its images.
         workers, decoder: as `loading.Loader` has them.
-        path: the file to write, which the predictions are then mapped from; without one they come in memory.
+        path: the folder to write, which the predictions are then mapped from; without one they come in memory.
         identity: what they are made from, to be kept with them; see `made_from`.
 
     Raises:
@@ -48,22 +48,21 @@ def predict(
     if not len(dataset):
         raise ValueError("there is no image to predict: the split is empty")
     if path is None and distributed.size() > 1:
-        raise ValueError("several processes hand their predictions on by a file: give a path")
+        raise ValueError("several processes hand their predictions on by files: give a path")
     model.to(device).to(memory_format=torch.channels_last).eval()
     batches = [range(len(dataset))[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
     computed = _computed(model, Loader(dataset, device, workers, decoder=decoder), batches)
     with TemporaryDirectory() as folder:
-        file = path or Path(folder) / "predictions.npz"
-        with archive.Writer(file) if distributed.rank() == 0 else nullcontext() as writer:
+        target, boxes = path or Path(folder) / "predictions", int(dataset.ends[-1])
+        with written(target, len(dataset), boxes) if distributed.rank() == 0 else nullcontext() as put:
             with enough_memory(batch_size, "prediction_batch_size"):
-                for rows, whole in computed:  # the other processes get nothing
-                    assert writer is not None
-                    writer.append(**rows)
-                    writer.put(**whole)
-            if writer:
-                writer.put(image_size=np.asarray(image_size), identity=np.array(identity))
+                for arrays in computed:  # the other processes get nothing
+                    assert put is not None
+                    put(**arrays)
+            if put:
+                put(image_size=np.asarray(image_size), identity=np.array(identity))
         distributed.wait()
-        found = Predictions.load(file)
+        found = Predictions.load(target)
         if path:
             return found
         copies: dict[str, Any] = {name: np.array(value) for name, value in vars(found).items() if name != "identity"}
@@ -182,8 +181,8 @@ def _watched(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
             layer.inplace = was
 
 
-def _computed(model: nn.Module, loader: Loader, batches: Sequence[range]) -> Iterator[tuple[Arrays, Arrays]]:
-    """For the first process, of every batch in order: what grows with the images, and what does not."""
+def _computed(model: nn.Module, loader: Loader, batches: Sequence[range]) -> Iterator[Arrays]:
+    """For the first process, of every batch in order: its part of `Predictions`, by name."""
     mine = batches[distributed.rank() :: distributed.size()]
     own = (_of_batch(model, loader, *some) for some in zip(mine, loader.batches(mine), strict=True))
     rounds = range(0, len(batches), distributed.size())
@@ -191,7 +190,7 @@ def _computed(model: nn.Module, loader: Loader, batches: Sequence[range]) -> Ite
         yield from filter(None, distributed.gather(next(own, None)) or [])  # the last round may be short
 
 
-def _of_batch(model: nn.Module, loader: Loader, batch: range, loaded: Batch) -> tuple[Arrays, Arrays]:
+def _of_batch(model: nn.Module, loader: Loader, batch: range, loaded: Batch) -> Arrays:
     images, labels, boxes = loaded
     kinds, tensors = forward(model, images, labels)
     if not (finite := tensors.pop("finite").cpu().numpy()).all():
@@ -200,10 +199,11 @@ def _of_batch(model: nn.Module, loader: Loader, batch: range, loaded: Batch) -> 
             "features, class weights or logits are not finite in the batch of images "
             f"{batch.start + 1} to {batch.stop} ({', '.join(bad)}): lower lr or head_multiplier, and train again"
         )
-    rows = {name: tensor.cpu().numpy() for name, tensor in tensors.items()} | {
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()} | {
         "image_id": loader.dataset.image_ids[batch.start : batch.stop],
         "label": loader.dataset.labels[batch.start : batch.stop],
         "box": torch.cat(boxes).numpy(),
         "box_image": np.repeat(batch, [len(some) for some in boxes]),
+        "kinds": np.array(kinds),
+        "size": np.array(images.shape[2:]),
     }
-    return rows, {"kinds": np.array(kinds), "size": np.array(images.shape[2:])}

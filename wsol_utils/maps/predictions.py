@@ -1,21 +1,26 @@
-"""What one forward pass over a split says, as one file per network: everything that the later stages need.
+"""What one forward pass over a split says, as one folder per network: everything that the later stages need.
 
-A map takes H·W float16 numbers (338 bytes at 13×13); its scale is kept beside it, so nothing overflows. The file is
-read a part at a time: memory is flat in the number of images.
+Each field is a file of its own, `<field>.npy`, which any other program reads with `numpy.load`. A map takes H·W float16
+numbers (338 bytes at 13×13); its scale is kept beside it, so nothing overflows. Files are written and read a part at a
+time: memory is flat in the number of images.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
-from wsol_utils.maps import archive
+from wsol_utils.common import files
 
 FEATURES = ("plain", "weighted", "unrectified")  # P, S⊙P, and P before its ReLU: what a map is made of
 OWN = "own"  # the map that a method makes itself, which is not linear in the features
 PER_IMAGE = ("image_id", "label", "predicted", "logits", "scaled_maps", "scales", "image_size")
+PER_BOX = ("box", "box_image")
 
 
 @dataclass(frozen=True)
@@ -75,32 +80,116 @@ class Predictions:
         return replace(self, **picked, box=np.concatenate([true[i] for i in images]), box_image=box_image)
 
     def save(self, path: Path) -> None:
-        """Write a NumPy archive (.npz), under a temporary name first."""
-        with archive.Writer(path) as writer:
-            writer.put(**{field.name: np.asarray(getattr(self, field.name)) for field in fields(self)})
+        """Write a folder, as `written` does."""
+        with written(path, len(self.image_id), len(self.box)) as put:
+            put(**{field.name: np.asarray(getattr(self, field.name)) for field in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Read what `save` or `predict` wrote: arrays that are mapped, not loaded.
+        """Read what `save` or `extract.predict` wrote: arrays that are mapped, not loaded.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is cut off, or holds something else.
+            FileNotFoundError: if there is no such folder.
+            ValueError: if a file of it is missing, cut off or something else, or they do not go together.
         """
-        arrays = archive.read(path)
-        if missing := {field.name for field in fields(cls)} - {"identity"} - arrays.keys():
-            raise ValueError(f"{path} holds no predictions ({min(missing)!r} is missing): delete it and run again")
-        identity = str(arrays.get("identity", ""))
-        values: dict[str, Any] = {field.name: arrays.get(field.name) for field in fields(cls)}
-        return cls(**values | {"identity": identity})
+        folder, found = _which(path), dict[str, Any]()
+        try:
+            found = {field.name: _mapped(path, field.name) for field in fields(cls)}
+        except ValueError:
+            if _which(path) == folder:
+                raise
+        if _which(path) != folder:  # another process has put its own there meanwhile
+            return cls.load(path)
+        lengths = [{found[name].shape[:1] for name in names} for names in (PER_IMAGE, PER_BOX)]
+        lengths.append({found["kinds"].shape, found["scaled_maps"].shape[1:2], found["scales"].shape[1:2]})
+        if any(len(some) > 1 for some in lengths):
+            raise ValueError(f"{path} holds no predictions (its arrays do not go together): delete it and run again")
+        return cls(**found | {"identity": str(found["identity"])})
+
+
+FILES = tuple(f"{field.name}.npy" for field in fields(Predictions))  # of a folder
 
 
 def made_from(path: Path) -> str:
-    """The identity of the predictions in a file; "" where there is no whole file, or it has none."""
+    """The identity of the predictions in a folder; "" where there is no whole one, or it has none."""
     try:
-        return str(archive.read(path).get("identity", ""))
+        return Predictions.load(path).identity
     except (OSError, ValueError):
         return ""
+
+
+@contextmanager
+def written(path: Path, images: int, boxes: int) -> Iterator[Callable[..., None]]:
+    """Write predictions part by part into a folder that gets its name once every row is there.
+
+    A reader sees the old folder or the new one, never a part; an error leaves the old one and nothing else. Memory does
+    not grow with the rows.
+
+    Args:
+        path: of the folder.
+        images, boxes: N and M.
+
+    Yields:
+        A function that takes fields of `Predictions` by name: of those with a row for each image or box the rows that
+        follow the earlier ones, of the others the whole.
+
+    Raises:
+        OSError: naming file and remedy; a disk that is too full says so when an array's first rows come.
+        ValueError: if there are more or fewer rows than N and M.
+    """
+    totals = dict.fromkeys(PER_IMAGE, images) | dict.fromkeys(PER_BOX, boxes)
+    folder, done = files.beside(path), dict.fromkeys(totals, 0)
+
+    def put(**arrays: np.ndarray) -> None:
+        for name, rows in arrays.items():
+            file, start = folder / f"{name}.npy", done.get(name, 0)
+            with files.explained(path):
+                if not file.exists():
+                    _reserve(file, rows.dtype, (totals[name], *rows.shape[1:]) if name in totals else rows.shape)
+                array: np.ndarray = npy.open_memmap(file)  # anew each time: what stays mapped counts as memory
+            if name in totals:
+                done[name] = start + len(rows)
+                array = array[start : done[name]]
+            np.copyto(array, rows, casting="no")
+
+    try:
+        with files.explained(path):
+            files.remove(folder)  # of a killed process of the same number
+            folder.mkdir(parents=True)
+        yield put
+        if short := [name for name in totals if done[name] != totals[name]]:
+            raise ValueError(f"{path} lacks rows of {short[0]!r}: {done[short[0]]} of {totals[short[0]]}")
+        with files.explained(path):
+            files.put(folder, path)
+    finally:
+        files.remove(folder)
+
+
+def _reserve(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Zeros as a .npy, all of whose bytes have their place: a full disk is an OSError now, and no SIGBUS later."""
+    npy.open_memmap(file, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+
+
+def _which(path: Path) -> tuple[int, int]:
+    """What tells a folder from the next one of its name."""
+    about = path.stat()
+    return about.st_ino, about.st_mtime_ns
+
+
+def _mapped(path: Path, name: str) -> np.ndarray:
+    """An array of a folder, read-only: a part is read when it is looked at."""
+    file = path / f"{name}.npy"
+    try:
+        return npy.open_memmap(file, "r")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{path} holds no predictions ({file.name} is missing): delete it and run again") from error
+    except Exception as error:  # NumPy's reader raises many kinds
+        if isinstance(error, OSError) and error.filename:
+            raise  # the file cannot be opened
+        raise ValueError(f"{file} is no whole .npy file ({error}): delete {path.name} and run again") from error
 
 
 def recombined(predictions: Predictions, recombinations: Sequence[str], features: str = "plain") -> dict[str, str]:

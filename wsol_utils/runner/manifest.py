@@ -75,11 +75,12 @@ def command(dataset: str, given: dict[str, str]) -> str:
 
 
 def listed(folder: Path, seeds: tuple[int, ...]) -> list[Path]:
-    """The files of a run, sorted: its tables and pictures, notebooks and work files of the seeds; none hidden.
+    """The files of a run, sorted: tables and pictures, notebooks, work files and predictions of the seeds; none hidden.
 
     The report's pages are made of them afterwards, and left out.
     """
     folders = [folder, folder / "notebooks", *(folder / f"seed{seed}" for seed in seeds)]
+    folders += [path for seed in seeds for path in folder.glob(f"seed{seed}/predictions_*")]
     files = sorted(path for some in folders for path in some.glob("*") if path.is_file())
     files = [path for path in files if not path.match("notebooks/*.html")]
     return [path for path in files if path.name != "manifest.json" and not path.name.startswith(".")]

@@ -14,7 +14,7 @@ import pandas as pd
 from wsol_utils.common import files
 from wsol_utils.experiment import experiments, runs
 from wsol_utils.figures import tables
-from wsol_utils.maps.predictions import Predictions
+from wsol_utils.maps.predictions import FILES, Predictions
 from wsol_utils.runner import comparison, manifest
 from wsol_utils.scores import evaluation, seeds
 
@@ -187,10 +187,10 @@ def _metrics(config: Kept, metrics: pd.DataFrame, whole: set[str]) -> list[Findi
     findings, rows, failed = [], [], []
     for network in networks[columns].drop_duplicates().itertuples(index=False, name=None):
         seed, method, pooling = network
-        path = runs.prediction_file(config, seed, pooling, config.conventions, method)
+        path = runs.prediction_folder(config, seed, pooling, config.conventions, method)
         name = path.relative_to(config.folder).as_posix()
         try:
-            if name not in whole:  # the checksums have told why
+            if not {f"{name}/{file}" for file in FILES} <= whole:  # the checksums have told why
                 raise ValueError("it is missing or damaged, or the manifest does not list it")
             rows += measured(config, {network: Predictions.load(path)})
         except Exception as error:  # arrays that do not go together can fail in many ways
