@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from wsol_utils import datasets, distributed, models, pooling, runs, sample, training
-from wsol_utils.data.loading import Loader
+from wsol_utils import datasets, handover, models, pooling, processes, sample, training
+from wsol_utils.data.loader import Loader
 from wsol_utils.maps.extract import predict
 from wsol_utils.maps.predictions import Predictions
 from wsol_utils.network.recipe import Recipe
@@ -76,12 +76,12 @@ def killed_in_mid_epoch(root: Path, checkpoint: Path, log: Path) -> None:
 
     def noted(logits, labels):
         nonlocal steps
-        if distributed.rank() == 1 and steps == 6 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        if processes.rank() == 1 and steps == 6 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             while not checkpoint.with_suffix(".resume.pt").is_file():
                 pass
             os.kill(os.getpid(), signal.SIGKILL)
         steps += 1
-        with open(f"{log}.{distributed.rank()}", "a") as file:
+        with open(f"{log}.{processes.rank()}", "a") as file:
             file.write("step\n")
         return real(logits, labels)
 
@@ -91,18 +91,18 @@ def killed_in_mid_epoch(root: Path, checkpoint: Path, log: Path) -> None:
 
 def one_fails(message: str) -> None:
     """The second process cannot go on."""
-    if distributed.rank() == 1:
+    if processes.rank() == 1:
         raise ValueError(message)
-    distributed.wait()
+    processes.wait()
 
 
 def sums(path: Path) -> None:
     """What the collective functions give, written by the first process."""
-    total = torch.tensor([1.0, distributed.rank()])
-    distributed.add(total)
-    everyone = distributed.gather({"rank": distributed.rank()})
-    if distributed.rank() == 0:
-        path.write_text(repr((distributed.size(), total.tolist(), everyone)))
+    total = torch.tensor([1.0, processes.rank()])
+    processes.add(total)
+    everyone = processes.gather({"rank": processes.rank()})
+    if processes.rank() == 0:
+        path.write_text(repr((processes.size(), total.tolist(), everyone)))
     else:
         assert everyone is None
 
@@ -140,7 +140,7 @@ def full_disk(path: Path) -> None:
 def tables(path: Path) -> None:
     """A table that is overwritten again and again, all of its rows being equal."""
     for n in range(1000):
-        runs.write_csv(pd.DataFrame({"n": [n] * ROWS, "name": "a name of some length"}), path)
+        handover.write_csv(pd.DataFrame({"n": [n] * ROWS, "name": "a name of some length"}), path)
 
 
 def too_large(root: Path, checkpoint: Path) -> None:

@@ -21,11 +21,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from wsol_utils import __main__ as commands
-from wsol_utils import keeping, localize, maintenance, models, own_images, reference, runs
+from wsol_utils import handover, keep, localize, maintenance, models, own_images, reference
 
 
 def measured(seed, gt_known):
-    row = dict.fromkeys(runs.METRICS_COLUMNS, 1.0)
+    row = dict.fromkeys(handover.METRICS_COLUMNS, 1.0)
     words = {"pooling": "wgap", "recombination": "absolute", "threshold_rule": "fixed", "temperature": 1.0}
     return row | words | {"seed": seed, "gt_known": gt_known}
 
@@ -34,14 +34,14 @@ def measured(seed, gt_known):
 def finished(tmp_path, monkeypatch):
     """A function that makes a finished run of a profile with seeds 3 and 5; what is kept goes to tmp_path/kept."""
     monkeypatch.setattr(reference, "folder", lambda profile, dataset: tmp_path / "kept" / profile / dataset)
-    monkeypatch.setattr(keeping, "show", lambda: None)
+    monkeypatch.setattr(keep, "show", lambda: None)
 
     def make(profile, dataset, device="CPU x86_64, 2 threads"):
         run = tmp_path / "results" / profile / dataset
         for seed in (3, 5):
             table = pd.DataFrame({"map": ["M_p"], "inside box": [10.123456 * seed], "seed": [seed]})
-            runs.write_csv(table, run / f"seed{seed}" / "channels.csv")
-        runs.write_csv(pd.DataFrame([measured(3, 60.0), measured(5, 70.0)]), run / "metrics.csv")
+            handover.write_csv(table, run / f"seed{seed}" / "channels.csv")
+        handover.write_csv(pd.DataFrame([measured(3, 60.0), measured(5, 70.0)]), run / "metrics.csv")
         for name in (
             "seeds.csv",
             "differences.csv",
@@ -64,7 +64,7 @@ def test_a_run_on_photographs_is_kept_without_its_pictures(finished, tmp_path):
     assert result.exit_code == 0, result.output
     kept = tmp_path / "kept" / "light" / "cub"
     names = {path.name for path in kept.iterdir()}
-    assert names == {*keeping.TABLES, "channels.csv"}
+    assert names == {*keep.TABLES, "channels.csv"}
     channels = pd.read_csv(kept / "channels.csv")
     assert channels["seed"].tolist() == [3, 5] and channels["inside box"].tolist() == [30.3704, 50.6173]
     assert (kept / "table.md").read_text() == "light table.md"
@@ -79,7 +79,7 @@ def test_tables_of_a_gpu_name_it_and_have_a_folder_of_their_own(finished, tmp_pa
     kept = tmp_path / "kept" / "gpu" / "cub_vgg16"
     for path in kept.glob("*.csv"):
         assert set(pd.read_csv(path)["device"]) == {"NVIDIA H100"}
-    assert {path.name for path in kept.iterdir()} == {*keeping.TABLES, "channels.csv"}
+    assert {path.name for path in kept.iterdir()} == {*keep.TABLES, "channels.csv"}
     assert not (tmp_path / "kept" / "light").exists()
 
 
@@ -93,15 +93,15 @@ def test_what_an_earlier_run_had_and_this_one_has_not_is_not_kept(finished, tmp_
     old = tmp_path / "kept" / "light" / "cub" / "history.csv"
     old.parent.mkdir(parents=True)
     old.write_text("seed\n0\n")
-    keeping.keep_run(finished("light", "cub"))
+    keep.keep_run(finished("light", "cub"))
     assert not old.exists()
 
 
 def test_readme_and_picture_show_what_is_kept(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(reference, "write_readme", lambda: written.append("README"))
-    monkeypatch.setattr(keeping.plots, "save", lambda figure, path: written.append((path.name, len(figure.axes))))
-    keeping.show()
+    monkeypatch.setattr(keep.plots, "save", lambda figure, path: written.append((path.name, len(figure.axes))))
+    keep.show()
     assert written == ["README", ("contributions.png", len(reference.contributions()))]
 
 
@@ -132,8 +132,8 @@ def test_benchmarks_of_a_gpu_are_kept_apart(tmp_path, monkeypatch):
 
 def test_the_sample_is_kept_with_pictures_and_the_search(finished, tmp_path):
     run = finished("sample", "birds")
-    runs.write_csv(pd.DataFrame({"pooling": ["tap"]}), run.with_name("birds_validation") / "head_rates.csv")
-    keeping.keep_run(run)
+    handover.write_csv(pd.DataFrame({"pooling": ["tap"]}), run.with_name("birds_validation") / "head_rates.csv")
+    keep.keep_run(run)
     kept = tmp_path / "kept" / "sample" / "birds"
     assert {"fig2.png", "fig3.png", "fig4.png", "head_rates.csv"} <= {path.name for path in kept.iterdir()}
 
@@ -142,12 +142,12 @@ def test_further_poolings_are_kept_below_those_of_the_run(finished, tmp_path):
     run, other = finished("light", "cub"), finished("light", "other")
     for folder, poolings in ((run, ["gap → wgap"]), (other, ["gap → wgap", "gap → tap"])):
         for name in ("seeds.csv", "differences.csv"):
-            runs.write_csv(pd.DataFrame({"pooling": poolings, "of": folder.name}), folder / name)
+            handover.write_csv(pd.DataFrame({"pooling": poolings, "of": folder.name}), folder / name)
         forms = ["wgap", "wgap_sum"][: len(poolings)]
-        runs.write_csv(pd.DataFrame({"form": forms, "of": folder.name}), folder / "contributions.csv")
+        handover.write_csv(pd.DataFrame({"form": forms, "of": folder.name}), folder / "contributions.csv")
     taps = pd.DataFrame([measured(3, 1.0) | {"pooling": "tap"}, measured(3, 2.0)])
-    runs.write_csv(taps, other / "metrics.csv")
-    keeping.keep_run(run, other=other)
+    handover.write_csv(taps, other / "metrics.csv")
+    keep.keep_run(run, other=other)
     kept = tmp_path / "kept" / "light" / "cub"
     assert pd.read_csv(kept / "metrics.csv")["gt_known"].tolist() == [60, 70, 1]
     assert pd.read_csv(kept / "differences.csv").to_numpy().tolist() == [["gap → wgap", "cub"], ["gap → tap", "other"]]
@@ -157,7 +157,7 @@ def test_further_poolings_are_kept_below_those_of_the_run(finished, tmp_path):
 
 def test_bands_are_kept_with_the_runs_that_gave_them(finished, tmp_path):
     measured = {name: finished("sample", name) for name in ("own", "default")}
-    keeping.keep_bands("birds", measured)
+    keep.keep_bands("birds", measured)
     kept = pd.read_csv(tmp_path / "kept" / "sample" / "birds" / "roundings.csv")
     assert kept[["rounding", "seed", "gt_known"]].to_numpy().tolist() == [
         ["own", 3, 60], ["own", 5, 70], ["default", 3, 60], ["default", 5, 70],
@@ -168,8 +168,8 @@ def test_temperatures_stand_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "folder", lambda profile, dataset: tmp_path)
     for name, temperature in {"usual": 1.0, "cold": 0.5, "hot": 2.0}.items():
         rows = [{"pooling": "wgap", "temperature": temperature}, {"pooling": "gap", "temperature": None}]
-        runs.write_csv(pd.DataFrame(rows), tmp_path / name / "seeds.csv")
-    keeping.keep_temperatures(tmp_path / "usual", [tmp_path / "cold", tmp_path / "hot"])
+        handover.write_csv(pd.DataFrame(rows), tmp_path / name / "seeds.csv")
+    keep.keep_temperatures(tmp_path / "usual", [tmp_path / "cold", tmp_path / "hot"])
     kept = pd.read_csv(tmp_path / "temperatures.csv")
     assert kept["temperature"].tolist() == [0.5, 1.0, 2.0] and set(kept["pooling"]) == {"wgap"}
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch import nn
 
-from wsol_utils import datasets, models, verification
+from wsol_utils import datasets, models, verify
 from wsol_utils.maps.predictions import Predictions
 
 
@@ -177,7 +177,7 @@ def test_it_goes_on_where_it_was(run):
 
 
 def test_whole_run(run):
-    _, folder, text = run
+    variables, folder, text = run
     assert "has no bands for this run" in text
     executed = [path.stem for path in sorted((folder / "notebooks").glob("*.ipynb"))]
     assert executed == ROAD and (folder.parent / "notebooks" / "00_overview.ipynb").is_file()
@@ -319,7 +319,7 @@ def test_report_opens_from_the_disk_alone(run):
 
 def test_run_with_its_report_verifies_without_a_finding(run):
     _, folder, _ = run
-    assert [found.text for found in verification.verify(folder) if not found.text.startswith("another text")] == []
+    assert [found.text for found in verify.verify(folder) if not found.text.startswith("another text")] == []
 
 
 def test_report_that_cannot_be_made_is_told_in_one_line_and_made_again(run):
@@ -388,7 +388,7 @@ def test_a_change_of_a_module_executes_the_notebooks_that_import_it(run):
     assert executed("figures/plots") == [name[:2] for name, source in sources.items() if "plots." in source]
     assert executed("figures/tables") == ["02", "03", "04", "05"]  # beside 05, what is compared with the reference
     assert executed("experiment/stages") == ["02", "03"] and executed("scores/external/masks") == ["04"]
-    assert not executed("runner/verification") and not executed("own_pictures/explorer")
+    assert not executed("runner/verify") and not executed("own_pictures/explorer")
 
 
 def test_a_change_of_the_plots_trains_nothing(run):

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wsol_utils import boxes, cam, evaluation, metrics, readings, thresholds
+from wsol_utils import ablations, boxes, cam, evaluation, metrics, thresholds
 from wsol_utils.maps.predictions import Predictions
 from wsol_utils.scores.protocols import PROTOCOLS, to_input
 
@@ -157,14 +157,14 @@ LOOKS = {  # at the maps of one kind
     "localize": lambda some: evaluation.localize(some, "absolute", PAPER, ["first_above_mean"])["first_above_mean"][1],
     "scores": lambda some: np.array(list(evaluation.scores(some, "absolute", PAPER))),
     "coverage": lambda some: evaluation.coverage(some, partial(some.maps, "absolute"), PAPER),
-    "of_channels": lambda some: readings.of_channels(some, PAPER).drop(columns="map").to_numpy(),
+    "of_channels": lambda some: ablations.of_channels(some, PAPER).drop(columns="map").to_numpy(),
     "of_levels": lambda some: levels(some).drop(columns="outcome").to_numpy(),
 }
 
 
 def levels(some):
     chosen = np.full(20, 0.2), np.tile([0.1, 0.6], 10)
-    return readings.of_levels(some, "absolute", PAPER, chosen, (np.full(20, 0.3), np.full(20, 0.7)))
+    return ablations.of_levels(some, "absolute", PAPER, chosen, (np.full(20, 0.3), np.full(20, 0.7)))
 
 
 @pytest.mark.parametrize("look", LOOKS)

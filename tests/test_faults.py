@@ -22,12 +22,12 @@ from layouts_on_disk import cub
 from wsol_utils import (
     datasets,
     experiments,
-    loading,
+    handover,
+    loader,
     metadata,
     models,
     plots,
     preparation,
-    runs,
     sample,
     stages,
     training,
@@ -117,7 +117,7 @@ def test_killed_while_a_table_is_written(tmp_path):
     path, seen = tmp_path / "metrics.csv", set()
     for i in range(8):
         assert Job(jobs.tables, path).killed(0.04 * i, path.exists)
-        table = runs.read_csv(path)
+        table = handover.read_csv(path)
         assert len(table) == jobs.ROWS and table["n"].nunique() == 1
         seen.add(int(table["n"].iloc[0]))
     assert len(seen) > 1
@@ -127,11 +127,11 @@ def test_killed_while_a_table_is_written(tmp_path):
 
 TWO_MB = {
     "network": (lambda path: models.write({"a": torch.zeros(500_000)}, path, {}), "a.safetensors"),
-    "table": (lambda path: runs.write_csv(pd.DataFrame({"a": np.arange(400_000)}), path), "a.csv"),
+    "table": (lambda path: handover.write_csv(pd.DataFrame({"a": np.arange(400_000)}), path), "a.csv"),
     "picture": (lambda path: plots.save(noise(), path), "a.png"),
     "predictions": (jobs.two_megabytes, "predictions"),
     "annotations": (lambda path: datasets.write_table(many_rows(), path), "annotations.csv"),
-    "panels of Fig. 4": (lambda path: runs.save_panels(path, [{"image": np.zeros((900, 900, 3))}]), "fig4.npz"),
+    "panels of Fig. 4": (lambda path: handover.save_panels(path, [{"image": np.zeros((900, 900, 3))}]), "fig4.npz"),
     "metadata": (lambda path: metadata.write_metadata(path.parent, many_rows()), "image_ids.txt"),
 }
 
@@ -254,10 +254,10 @@ def test_memory_of_other_kinds():
     for error in (MemoryError("numpy"), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")):
         with (
             pytest.raises(MemoryError, match=r"batches of 64 images do not fit into memory"),
-            loading.enough_memory(64, "batch_size"),
+            loader.enough_memory(64, "batch_size"),
         ):
             raise error
-    with pytest.raises(RuntimeError, match="of another kind"), loading.enough_memory(64, "batch_size"):
+    with pytest.raises(RuntimeError, match="of another kind"), loader.enough_memory(64, "batch_size"):
         raise RuntimeError("of another kind")
 
 
@@ -271,8 +271,8 @@ def birds(tmp_path):
     )  # fmt: skip
     config = replace(config, weights="")
     table = preparation.prepare(config)
-    stages.finetune(config, stages.network(config, "gap", 2, False), runs.split(config, table, "train"),
-                    config.recipe("gap"), runs.checkpoint(config, 0, "gap"), 0, "scratch")  # fmt: skip
+    stages.finetune(config, stages.network(config, "gap", 2, False), handover.split(config, table, "train"),
+                    config.recipe("gap"), handover.checkpoint(config, 0, "gap"), 0, "scratch")  # fmt: skip
     return config, table
 
 
@@ -288,8 +288,11 @@ SPOILT = {
 def test_a_photograph_is_spoilt_between_two_notebooks(birds, how, workers):
     config, table = replace(birds[0], workers=workers), birds[1]
     spoil, message = SPOILT[how]
-    network, path = runs.checkpoint(config, 0, "gap"), runs.prediction_folder(config, 0, "gap", config.conventions)
-    before, photograph = network.read_bytes(), config.root / runs.split(config, table, "test")["path"].iloc[2]
+    network, path = (
+        handover.checkpoint(config, 0, "gap"),
+        handover.prediction_folder(config, 0, "gap", config.conventions),
+    )
+    before, photograph = network.read_bytes(), config.root / handover.split(config, table, "test")["path"].iloc[2]
     content = photograph.read_bytes()
     spoil(photograph)
     with pytest.raises(datasets.DatasetError, match=rf"{photograph.name}(.|\n)*{message}"):
@@ -301,7 +304,7 @@ def test_a_photograph_is_spoilt_between_two_notebooks(birds, how, workers):
 
 def test_a_photograph_is_spoilt_while_it_is_read(birds, monkeypatch):
     config, table = birds
-    real, photograph = datasets.ImageDataset.frame, config.root / runs.split(config, table, "test")["path"].iloc[2]
+    real, photograph = datasets.ImageDataset.frame, config.root / handover.split(config, table, "test")["path"].iloc[2]
 
     def emptied(dataset, index):
         photograph.write_bytes(b"")
@@ -310,7 +313,7 @@ def test_a_photograph_is_spoilt_while_it_is_read(birds, monkeypatch):
     monkeypatch.setattr(datasets.ImageDataset, "frame", emptied)
     with pytest.raises(datasets.DatasetError, match=rf"{photograph.name}: an image that does not decode"):
         stages.predicted(config, table, 0, "gap", False, config.conventions)
-    assert not runs.prediction_folder(config, 0, "gap", config.conventions).exists()
+    assert not handover.prediction_folder(config, 0, "gap", config.conventions).exists()
 
 
 @pytest.mark.fault('a bad photograph with on_bad_image="skip"', "the run; skipped.csv lists it, n_skipped counts it")
@@ -325,9 +328,9 @@ def test_bad_photographs_are_left_out(tmp_path):
         preparation.prepare(config)  # by default
     config = replace(config, on_bad_image="skip")
     table = preparation.prepare(config)
-    assert len(table) == 8 and len(runs.split(config, table, "test")) == 4
-    left = runs.skipped(config)
+    assert len(table) == 8 and len(handover.split(config, table, "test")) == 4
+    left = handover.skipped(config)
     assert left["path"].tolist() == [path.relative_to(config.root).as_posix() for path in (first, other)]
     assert "no such file" in left["reason"].iloc[1] and not left["reason"].str.contains(str(tmp_path)).any()
-    rows = pd.DataFrame([["wgap"] * len(runs.METRICS_COLUMNS)], columns=runs.METRICS_COLUMNS)
-    assert runs.described(config, rows)["n_skipped"].tolist() == [2]
+    rows = pd.DataFrame([["wgap"] * len(handover.METRICS_COLUMNS)], columns=handover.METRICS_COLUMNS)
+    assert handover.described(config, rows)["n_skipped"].tolist() == [2]

@@ -23,9 +23,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from layouts_on_disk import LAYOUTS, XML, Trap, lines, table
 from PIL import Image
 
-from wsol_utils import boxes, checkpoints, datasets, layouts, loading, metadata, metrics, models, score_maps, thresholds
+from wsol_utils import boxes, checkpoints, datasets, layouts, loader, metadata, metrics, models, score_maps, thresholds
 from wsol_utils.data.photographs import decode
-from wsol_utils.experiment.runs import read_arrays, write_arrays
+from wsol_utils.experiment.handover import read_arrays, write_arrays
 from wsol_utils.maps.predictions import Predictions
 
 INPUTS = 400  # for each parser
@@ -204,7 +204,7 @@ def valid_images(root: Path) -> None:
     for file in root.iterdir():
         size, image = decode(file)
         assert image.mode == "RGB" and image.size == size and np.asarray(image).dtype == np.uint8
-        if (images := loading._by_torchvision([file], "cpu")) is not None:
+        if (images := loader._by_torchvision([file], "cpu")) is not None:
             assert images[0].shape == (3, *size[::-1]) and images[0].dtype == torch.uint8
 
 

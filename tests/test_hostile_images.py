@@ -14,7 +14,7 @@ from PIL import Image
 
 from wsol_utils import datasets, masks
 from wsol_utils.data.datasets import DatasetError, ImageDataset
-from wsol_utils.data.loading import Loader
+from wsol_utils.data.loader import Loader
 from wsol_utils.scores.external.metadata import Metadata
 
 LEFT, RIGHT = (200, 40, 60), (30, 120, 220)  # the colours of the halves

@@ -13,7 +13,7 @@ import pytest
 import torch
 from layouts_on_disk import LAYOUTS, ROOT
 
-from wsol_utils import datasets, experiments, manifest, reference, runs
+from wsol_utils import datasets, experiments, handover, manifest, reference
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_summary(run, monkeypatch):
     folder = reference.folder("sample", "birds")
     metrics = pd.read_csv(run.folder / "metrics.csv").assign(gt_known=70.0)
     several = pd.concat([metrics.assign(rounding="own")] * reference.FEWEST)
-    runs.write_csv(reference.bands(several), folder / "bands.csv")
+    handover.write_csv(reference.bands(several), folder / "bands.csv")
     expected = "5 of 6 figures lie within the bands of results/reference/sample/birds; outside:\n  "
     text, _, outside = manifest.summary(usual).partition(expected)
     assert text and len(outside.splitlines()) == 1 and "gt_known 60.0, 7.0 points below [67.0, 73.0]" in outside

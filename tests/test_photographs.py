@@ -23,7 +23,7 @@ def tasks(tmp_path, monkeypatch):
         doit_cmd.reset_vars()
         for name, value in (usual | variables).items():
             doit_cmd.set_var(name, value)
-        file = runpy.run_path(str(ROOT / "results" / "photographs.py"))
+        file = runpy.run_path(str(ROOT / "results" / "reference" / "photographs.py"))
         doit_cmd.reset_vars()
         for search in file["SEARCHES"].values():  # by accuracy, then by loss; a training that diverged is no choice
             tried = [

@@ -12,7 +12,7 @@ import torch
 from layouts_on_disk import cub, run_road, weights_file
 from PIL import Image
 
-from wsol_utils import experiments, models, protocols, runs
+from wsol_utils import experiments, handover, models, protocols
 from wsol_utils.maps.predictions import Predictions
 
 OWN = {
@@ -66,7 +66,7 @@ def run(request, trained, tmp_path_factory):
 def test_metrics(run):
     name, config, folder = run
     metrics = pd.read_csv(folder / "metrics.csv")
-    assert list(metrics.columns) == runs.METRICS_COLUMNS
+    assert list(metrics.columns) == handover.METRICS_COLUMNS
     for column, value in WORDS[name].items():
         assert set(metrics[column]) == {value}, column
     recombinations = ["absolute_maps"] if name == "own" else ["signed", "positive", "absolute"]
@@ -93,7 +93,7 @@ def test_photographs_are_seen_in_the_protocols_geometry(run):
     cropped = sorted(path.name for path in (folder / "seed0").glob("*_cropped"))
     both = ["predictions_gap_cropped", "predictions_wgap_cropped"]
     assert cropped == (both if name == "rethinkingcam" else both[1:])  # one is compared in any case
-    table = runs.annotations(config).query("split == 'test'")
+    table = handover.annotations(config).query("split == 'test'")
     for path in (folder / "seed0").glob("predictions_*"):
         protocol = protocols.get("rethinkingcam" if "cropped" in path.name else "paper")
         found = Predictions.load(path)

@@ -16,7 +16,7 @@ from wsol_utils import reference
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TESTS = ROOT / "tests"
 
-TWO_MACHINES = "test_distributed.py::test_two_machines_train_and_predict_by_the_command_line"
+TWO_MACHINES = "test_processes.py::test_two_machines_train_and_predict_by_the_command_line"
 # How each command of the README is run by the tests: a pattern -> where. What takes long is cut down there.
 RUN = {
     r"make reproduce( .*)?": "test_dodo.py::test_whole_run",
@@ -25,8 +25,8 @@ RUN = {
     r"papermill notebooks/04_threshold_selection.ipynb .*": "test_notebook_errors.py::test_papermill_by_hand",
     r"python -m wsol_utils evaluate .*": "test_score_maps.py::test_the_command_prints_a_table",
     r"python -m wsol_utils localize .*": "test_command_line.py::test_files_are_written",
-    r".venv/bin/doit -f results/photographs.py .*": "test_photographs.py::test_every_task_is_a_command_of_this_release",
-    r"python -m wsol_utils download .*": "test_downloads.py::test_the_command_fetches_and_unpacks_once",
+    r".venv/bin/doit -f results/reference/photographs.py .*": "test_photographs.py::test_every_task_is_a_command_of_this_release",
+    r"python -m wsol_utils download .*": "test_download.py::test_the_command_fetches_and_unpacks_once",
     r"export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1": TWO_MACHINES,
     r"torchrun .*-m wsol_utils (train|predict) .*": TWO_MACHINES,
 }

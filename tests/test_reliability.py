@@ -9,8 +9,8 @@ TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults -->\n", "<!-- /faults -->"
 GROUPS = {  # the page's headings -> the test files below each
-    "Runs": ("dodo", "faults", "distributed", "training"),
-    "Downloads and archives": ("downloads", "unpacking"),
+    "Runs": ("dodo", "faults", "processes", "training"),
+    "Downloads and archives": ("download", "unpacking"),
     "Annotations, photographs, weights": (
         "hostile_annotations",
         "hostile_images",
@@ -20,7 +20,7 @@ GROUPS = {  # the page's headings -> the test files below each
         "command_line",
     ),
     "Numbers": ("predictions", "pooling", "evaluation"),
-    "Finished runs": ("verification", "reproducible"),
+    "Finished runs": ("verify", "reproducible"),
 }
 
 

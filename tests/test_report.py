@@ -10,7 +10,7 @@ from layouts_on_disk import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pages_on_disk import Page, check
 
-from wsol_utils import experiments, manifest, pages, reference, report, runs, seeds, tables
+from wsol_utils import experiments, handover, manifest, pages, reference, report, statistics, tables
 
 HOSTILE = "<script>alert('finch')</script><img src=x onerror=alert(1)>"
 PIXEL = base64.b64encode((ROOT / "results" / "reference" / "sample" / "fig4.png").read_bytes()).decode()
@@ -54,9 +54,9 @@ def finished(results, dataset="birds", profile="sample", worse=0.0, **others):
     metrics = metrics[(metrics["seed"] == 0) & metrics["pooling"].isin(["gap", "wgap"])]
     metrics = metrics.assign(gt_known=metrics["gt_known"] - worse, dataset=dataset)
     table = tables.combined(dataset, metrics)
-    runs.write_csv(metrics, config.folder / "metrics.csv")
-    runs.write_csv(seeds.paired_differences(metrics), config.folder / "differences.csv")
-    runs.write_csv(table, config.folder / "table.csv")
+    handover.write_csv(metrics, config.folder / "metrics.csv")
+    handover.write_csv(statistics.paired_differences(metrics), config.folder / "differences.csv")
+    handover.write_csv(table, config.folder / "table.csv")
     (config.folder / "table.md").write_text(tables.to_markdown(table, dataset), encoding="utf-8")
     for name in ("fig2.png", "fig3.png", "fig4.png"):
         (config.folder / name).write_bytes(base64.b64decode(PIXEL))
@@ -171,7 +171,7 @@ def test_hostile_names_in_tables_are_text(tmp_path, alone_here):
     config = finished(tmp_path / "results")
     table = pd.read_csv(config.folder / "table.csv", dtype=str, keep_default_na=False)
     table.loc[0, ["method", "measured_on"]] = HOSTILE
-    runs.write_csv(table, config.folder / "table.csv")
+    handover.write_csv(table, config.folder / "table.csv")
     page = check(report.write(config.folder.parent))
     assert page.text.count(HOSTILE) == 2
 
@@ -211,6 +211,6 @@ def test_a_network_that_was_not_trained_and_a_run_without_bands(tmp_path, alone_
         wgap = (
             table["pooling"] == "wgap" if "pooling" in table else table["method"].str.contains("WGAP|threshold \\(Sec")
         )
-        runs.write_csv(table[~wgap], config.folder / name)
+        handover.write_csv(table[~wgap], config.folder / name)
     page = check(report.write(config.folder.parent))
     assert "not run" in page.text and "has no bands for this run" in page.text

@@ -92,7 +92,7 @@ def test_what_is_written_by_hand_names_modules_that_are_there():
     assert all(len(row) == 4 and all(row) for row in written)
     named = {name for row in written for name in re.findall(r"`(\w+)`", row[1])}
     assert named <= {path.stem for path in (ROOT / "wsol_utils").rglob("*.py")} | {"boxes", "sample"}
-    assert {"boxes", "compiled", "predictions", "loading", "downloads", "checkpoints"} <= named
+    assert {"boxes", "compiled", "predictions", "loader", "download", "checkpoints"} <= named
 
 
 # data/README.md.

@@ -12,14 +12,14 @@ from PIL import Image
 
 from wsol_utils import (
     datasets,
-    distributed,
     experiments,
+    handover,
     imports,
     models,
     networks,
     own_images,
     preparation,
-    runs,
+    processes,
     stages,
     training,
 )
@@ -68,7 +68,7 @@ def test_predict_test(six_birds, protocol):
     for row, boxes in zip(table.itertuples(), found.true_boxes(), strict=True):
         expected = to_input(row.boxes, (row.width, row.height), 48, PROTOCOLS[protocol])
         np.testing.assert_allclose(boxes, expected, atol=1e-3)
-    images, _, _ = datasets.collate([*runs.test_set(config, table, PROTOCOLS[protocol])])
+    images, _, _ = datasets.collate([*handover.test_set(config, table, PROTOCOLS[protocol])])
     with torch.inference_mode():
         np.testing.assert_allclose(found.logits, model(images).logits, rtol=1e-2, atol=1e-4)
 
@@ -168,7 +168,7 @@ def test_the_fingerprint_tells_the_code_apart(tmp_path, monkeypatch):
 @pytest.mark.parametrize("code", [stages.TRAINING_CODE, stages.PREDICTION_CODE])
 def test_what_a_training_and_a_pass_are_computed_by(code):
     files = {path.relative_to(imports.ROOT).as_posix() for path in imports.of_modules(code)}
-    needed = ("data/photographs", "data/transforms", "data/loading", "network/models", "network/pooling")
+    needed = ("data/photographs", "data/transforms", "data/loader", "network/models", "network/pooling")
     assert {f"wsol_utils/{name}.py" for name in needed} < files
     assert {name.split("/")[1] for name in files} <= {"common", "data", "network", "maps"}  # no figure, no protocol
 
@@ -193,7 +193,7 @@ def test_a_compared_method_goes_the_whole_way(small_cub, name, kinds):
         small_cub(), evaluate_on="test", poolings=("gap",), methods=("cam", name), method_options={name: OPTIONS[name]}
     )
     table, start = preparation.prepare(config), config.weights
-    for method, pooling in runs.trainings(config, table):
+    for method, pooling in handover.trainings(config, table):
         assert len(stages.train(config, table, 0, pooling, start, method)) == 1
     protocol = PROTOCOLS["paper"]
     found = stages.predicted(config, table, 0, "gap", False, protocol, name)
@@ -202,7 +202,7 @@ def test_a_compared_method_goes_the_whole_way(small_cub, name, kinds):
     assert not np.array_equal(found.logits, plain.logits)
     again = stages.predicted(experiments.replace(config, method_options={}), table, 0, "gap", False, protocol, name)
     assert again.identity != found.identity  # of other options
-    own = networks.load_network(checkpoint=runs.checkpoint(config, 0, "gap", name))
+    own = networks.load_network(checkpoint=handover.checkpoint(config, 0, "gap", name))
     assert own.model.method.options == OPTIONS[name] and own.name.endswith(f", {name}")
     picture = config.root / table["path"].iloc[0]
     first, second = (own_images.look(own, picture, index) for index in (0, 1))
@@ -212,7 +212,7 @@ def test_a_compared_method_goes_the_whole_way(small_cub, name, kinds):
 
 def test_training_writes_the_network_and_is_not_done_twice(trained, monkeypatch):
     config, table = trained
-    path = runs.checkpoint(config, 0, "wgap")
+    path = handover.checkpoint(config, 0, "wgap")
     assert path == config.seed_folder(0) / "wgap.safetensors" and path.is_file()
     monkeypatch.setattr(training._Run, "_epoch", lambda *_: pytest.fail("trained again"))
     assert len(stages.train(config, table, 0, "wgap", config.weights)) == 1
@@ -221,7 +221,7 @@ def test_training_writes_the_network_and_is_not_done_twice(trained, monkeypatch)
 def test_the_file_alone_is_enough_to_use_the_network(trained):
     """Its header says what the configuration said, and another name of a class is another file."""
     config, table = trained
-    path = runs.checkpoint(config, 0, "wgap")
+    path = handover.checkpoint(config, 0, "wgap")
     network = networks.load_network(path)
     assert (network.name, network.image_size) == ("small_vgg, wgap", 32)
     assert network.class_names == table.drop_duplicates("label").sort_values("label")["class_name"].tolist()
@@ -242,9 +242,9 @@ def test_a_network_that_stands_as_it_is_is_kept_untrained(tmp_path, monkeypatch)
     own = models.build("small_vgg", 3, "gap")
     monkeypatch.setattr(stages, "network", lambda config, name, classes, own_head, *_: own if own_head else None)
     assert stages.train(config, table(4, "test"), 0, "gap", "imagenet") == []
-    kept = models.load_into(models.build("small_vgg", 3, "gap"), runs.checkpoint(config, 0, "gap"))
+    kept = models.load_into(models.build("small_vgg", 3, "gap"), handover.checkpoint(config, 0, "gap"))
     assert torch.equal(kept.class_weights, own.class_weights)
-    about = json.loads(models.read_metadata(runs.checkpoint(config, 0, "gap"))["network"])
+    about = json.loads(models.read_metadata(handover.checkpoint(config, 0, "gap"))["network"])
     assert about["own_head"] and about["class_names"] == ["c0", "c1", ""]
 
 
@@ -285,16 +285,16 @@ def test_processes_are_started_where_there_is_something_to_do(trained, monkeypat
 
     def launch(processes, device, function, *arguments):
         launched.append((processes, device, function.__name__))
-        monkeypatch.setattr(distributed, "launched", lambda: True)
+        monkeypatch.setattr(processes, "launched", lambda: True)
         function(*arguments)  # as the processes would
-        monkeypatch.setattr(distributed, "launched", lambda: False)
+        monkeypatch.setattr(processes, "launched", lambda: False)
 
-    monkeypatch.setattr(distributed, "launch", launch)
+    monkeypatch.setattr(processes, "launch", launch)
     several = experiments.replace(config, processes=3)
     found = stages.predicted(several, table, 0, "wgap", False, PROTOCOLS["paper"])
     assert launched == [(3, "cpu", "predicted")] and len(found.label) == 4
     stages.train(several, table, 1, "wgap", config.weights)
-    assert launched[1:] == [(3, "cpu", "finetune")] and runs.checkpoint(config, 1, "wgap").is_file()
+    assert launched[1:] == [(3, "cpu", "finetune")] and handover.checkpoint(config, 1, "wgap").is_file()
     assert len(stages.train(several, table, 1, "wgap", config.weights)) == 1 and len(launched) == 2  # finished already
 
 
@@ -363,7 +363,7 @@ def test_from_scratch_keeps_the_convolutions(small_cub):
     backbone = config.seed_folder(0) / "cub_gap_from_scratch.safetensors"
     assert models.read_metadata(backbone) == {"trained_on": "cub, from scratch"}
     next_one = stages.network(config, "wgap", 2, False, str(backbone))
-    trained = models.load_into(stages.network(config, "gap", 2, False), runs.checkpoint(config, 0, "gap"))
+    trained = models.load_into(stages.network(config, "gap", 2, False), handover.checkpoint(config, 0, "gap"))
     for a, b in zip(trained.backbone.parameters(), next_one.backbone.parameters(), strict=True):
         assert torch.equal(a, b)
 

@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from wsol_utils import experiments, runs, seeds, tables
+from wsol_utils import experiments, handover, statistics, tables
 
 # Zhang et al., Tables 1 (CUB-200-2011) and 2 (ILSVRC), cell by cell.
 PRINTED = {
@@ -323,14 +323,14 @@ def test_conventions_that_are_not_the_usual_ones_are_told(changes, said, tmp_pat
 def test_usual_conventions_are_those_of_a_run_that_overrides_nothing(tmp_path):
     config = experiments.configure("cub", "paper", results=str(tmp_path))
     left_out = pd.DataFrame({"image_id": ["a", "b", "c"], "split": ["test", "test", "train"]})
-    runs.write_csv(left_out[:0], config.folder / "skipped.csv")
-    row = runs.described(
+    handover.write_csv(left_out[:0], config.folder / "skipped.csv")
+    row = handover.described(
         config, FOUR.assign(method="cam", threshold=0.2, threshold_sd=0.0, uses_ground_truth=False, p_value=1.0)
     )
     assert set(tables.USUAL) <= set(row.columns) and set(experiments.CONVENTIONS) < set(tables.USUAL)
     assert set(tables.measured(row)["measured_on"]) == {"cub (paper), vgg16 from imagenet, 300 images"}
-    runs.write_csv(left_out, config.folder / "skipped.csv")
-    odd = runs.described(experiments.replace(config, protocol="rethinkingcam", features="weighted"), row)
+    handover.write_csv(left_out, config.folder / "skipped.csv")
+    odd = handover.described(experiments.replace(config, protocol="rethinkingcam", features="weighted"), row)
     assert set(tables.measured(odd)["measured_on"]) == {
         "cub (paper), vgg16 from imagenet, 300 images, features weighted, protocol rethinkingcam, "
         "normalization minmax, interpolation bicubic, component contour, n_skipped 2"
@@ -376,7 +376,7 @@ def test_combined_has_the_published_rows_first():
 
 
 def test_contributions_by_hand():
-    table = tables.contributions("birds", seeds.paired_differences(FOUR)).set_index("step")
+    table = tables.contributions("birds", statistics.paired_differences(FOUR)).set_index("step")
     points = ["from", "to", "points"]
     assert table.loc["WGAP alone", points].tolist() == [40, 45.5, 5.5]
     assert table.loc["WGAP + recombination", points].tolist() == [40, 60.25, 20.25]
@@ -384,7 +384,7 @@ def test_contributions_by_hand():
     assert table.loc["all three", points].tolist() == [40, 70, 30]
     assert table.loc["all three, as the paper prints it", points].tolist() == [55.1, 82.32, 27.22]
     assert len(table) == 5  # the others were not measured
-    printed = tables.contributions("birds", seeds.paired_differences(FOUR), figure="top1_loc").set_index("step")
+    printed = tables.contributions("birds", statistics.paired_differences(FOUR), figure="top1_loc").set_index("step")
     assert printed.loc["all three, as the paper prints it", points].tolist() == [33.95, 61.85, 27.9]
 
 
@@ -401,7 +401,7 @@ def test_contributions_of_other_steps_and_seeds():
         ("wgap_sum", "absolute", "fixed", 0, 58.0),
         ("wgap_sum", "positive", "fixed", 0, 60.5),
     )
-    differences = seeds.paired_differences(more)
+    differences = statistics.paired_differences(more)
     table, points = tables.contributions("ilsvrc", differences).set_index("step"), ["from", "to", "points"]
     assert table.loc["recombination alone", points].tolist() == [42, 50.5, 8.5]  # means over two seeds
     assert table.loc["recombination alone", "low"] < 8.5 < table.loc["recombination alone", "high"]
@@ -418,14 +418,14 @@ def test_contributions_of_other_steps_and_seeds():
 
 
 def test_all_contributions_has_the_forms_of_wgap_that_were_measured():
-    table = tables.all_contributions(seeds.paired_differences(FOUR))
+    table = tables.all_contributions(statistics.paired_differences(FOUR))
     assert list(table.columns) == ["form", "figure", "step", "from", "to", "points", "low", "high"]
     assert table[["form", "figure"]].drop_duplicates().to_numpy().tolist() == [
         ["wgap", "gt_known"],
         ["wgap", "top1_loc"],
     ]
     as_it_stands = rows(("gap", "signed", "fixed", 0, 40.0), ("gap", "absolute", "fixed", 0, 50.0))
-    table = tables.all_contributions(seeds.paired_differences(as_it_stands))
+    table = tables.all_contributions(statistics.paired_differences(as_it_stands))
     assert table["step"].tolist() == ["recombination alone"] * 2
 
 
@@ -439,7 +439,7 @@ def test_where_weights_came_from_stands_in_the_table():
 
 
 def test_grid():
-    found = seeds.over_seeds(rows(
+    found = statistics.over_seeds(rows(
         ("gap", "signed", "fixed", 0, 40.0), ("gap", "signed", "fixed", 1, 43.0),
         ("gap", "signed", "oracle", 0, 60.0), ("gap", "signed", "oracle", 1, 60.0), ("gap", "signed", "otsu", 0, 1.0),
         ("wgap", "absolute", "fixed", 0, 50.0),

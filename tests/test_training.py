@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from wsol_utils import checkpoints, datasets, method, models, pooling, training
-from wsol_utils.data.loading import Loader
+from wsol_utils.data.loader import Loader
 from wsol_utils.network.recipe import Recipe, rate_factor
 from wsol_utils.network.training import fit
 
@@ -281,7 +281,7 @@ def test_sums_in_float32_where_there_is_no_float64(photographs, tmp_path, monkey
     expected = fit(small(), loader(photographs), recipe(epochs=1), tmp_path / "a.safetensors")
     kinds = set()
     monkeypatch.setattr(training, "_precise", lambda device: torch.float32)
-    monkeypatch.setattr(training.distributed, "add", lambda sums: kinds.add(sums.dtype))
+    monkeypatch.setattr(training.processes, "add", lambda sums: kinds.add(sums.dtype))
     (epoch,) = fit(small(), loader(photographs), recipe(epochs=1), tmp_path / "b.safetensors")
     assert (
         epoch["loss"] == pytest.approx(expected[0]["loss"], rel=1e-5) and epoch["accuracy"] == expected[0]["accuracy"]

@@ -10,16 +10,16 @@ __version__ = "0.1.0"
 
 _FOLDERS = {
     "common": "bars checks files imports",
-    "data": "datasets downloads layouts loading photographs texts transforms unpacking",
+    "data": "datasets download layouts loader photographs texts transforms unpacking",
     "data.sample": "drawing shapes",
-    "network": "checkpoints distributed method models pooling recipe training weights",
+    "network": "checkpoints method models pooling processes recipe training weights",
     "maps": "cam extract predictions",
     "boxes": "thresholds",
-    "scores": "evaluation metrics protocols readings seeds",
+    "scores": "ablations evaluation metrics protocols statistics",
     "scores.external": "masks metadata score_maps",
     "figures": "plots reference tables",
-    "experiment": "experiments parameters preparation profiles runs stages",
-    "runner": "comparison evaluate execute keeping maintenance manifest pages record report verification",
+    "experiment": "experiments handover parameters preparation profiles stages",
+    "runner": "comparison evaluate execute keep maintenance manifest pages record report verify",
     "own_pictures": "explorer localize networks own_images panels views",
     "benchmarks": "throughput",
 }
@@ -43,25 +43,25 @@ if TYPE_CHECKING:  # the same for editors and mypy
     from wsol_utils.benchmarks import throughput
     from wsol_utils.boxes import thresholds
     from wsol_utils.common import bars, checks, files, imports
-    from wsol_utils.data import datasets, downloads, layouts, loading, photographs, texts, transforms, unpacking
+    from wsol_utils.data import datasets, download, layouts, loader, photographs, texts, transforms, unpacking
     from wsol_utils.data.sample import drawing, shapes
     from wsol_utils.data.sample import render as sample
-    from wsol_utils.experiment import experiments, parameters, preparation, profiles, runs, stages
+    from wsol_utils.experiment import experiments, handover, parameters, preparation, profiles, stages
     from wsol_utils.figures import plots, reference, tables
     from wsol_utils.maps import cam, extract, predictions
-    from wsol_utils.network import checkpoints, distributed, method, models, pooling, recipe, training, weights
+    from wsol_utils.network import checkpoints, method, models, pooling, processes, recipe, training, weights
     from wsol_utils.own_pictures import explorer, localize, networks, own_images, panels, views
     from wsol_utils.runner import (
         comparison,
         evaluate,
         execute,
-        keeping,
+        keep,
         maintenance,
         manifest,
         pages,
         record,
         report,
-        verification,
+        verify,
     )
-    from wsol_utils.scores import evaluation, metrics, protocols, readings, seeds
+    from wsol_utils.scores import ablations, evaluation, metrics, protocols, statistics
     from wsol_utils.scores.external import masks, metadata, score_maps

@@ -41,10 +41,10 @@ def render_sample(root: Path, seed: int) -> None:
 @click.option("--keep-archive/--no-keep-archive", default=True, show_default=True, help="once it is unpacked")
 def download(name: str, root: Path, keep_archive: bool) -> None:
     """Fetch NAME, a row of data/downloads.csv, verify it and unpack it."""
-    from wsol_utils.data import downloads
+    from wsol_utils.data import download
 
     try:
-        there, data_root = downloads.get(name, root, keep_archive), downloads.find(name).data_root
+        there, data_root = download.get(name, root, keep_archive), download.find(name).data_root
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error).replace("\n", " ")) from error
     click.echo(f"{there} is there" + (f"; DATA_ROOT={(root / data_root).resolve()}" if data_root else ""))
@@ -95,14 +95,14 @@ def one_run(dataset: str, profile: str, others: tuple[tuple[str, str], ...], **v
     """The configuration of a run, among the processes of torchrun where it started this one; one line for an error."""
     import torch
 
-    from wsol_utils.experiment import experiments, runs
-    from wsol_utils.network import distributed
+    from wsol_utils.experiment import experiments, handover
+    from wsol_utils.network import processes
 
     try:
         config = experiments.configure(dataset, profile, **values, **dict(others))
         if config.threads:
             torch.set_num_threads(config.threads)
-        with distributed.group(runs.device(config)):
+        with processes.group(handover.device(config)):
             yield config
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -115,31 +115,31 @@ def train(**values: Any) -> None:
 
     The notebooks, run afterwards with the same values, find them finished.
     """
-    from wsol_utils.experiment import preparation, runs, stages
-    from wsol_utils.network import distributed
+    from wsol_utils.experiment import handover, preparation, stages
+    from wsol_utils.network import processes
 
     with one_run(**values) as config:
         table = preparation.prepare(config)
-        for seed, (method, name) in itertools.product(config.seeds, runs.trainings(config, table)):
+        for seed, (method, name) in itertools.product(config.seeds, handover.trainings(config, table)):
             stages.train(config, table, seed, name, stages.starting_weights(config, seed), method)
-            if distributed.rank() == 0:
-                click.echo(f"{config.show(runs.checkpoint(config, seed, name, method))} is trained")
+            if processes.rank() == 0:
+                click.echo(f"{config.show(handover.checkpoint(config, seed, name, method))} is trained")
 
 
 @main.command()
 @run_options
 def predict(**values: Any) -> None:
     """Run the networks of `train` over the test photographs as notebook 03 does, here or started by torchrun."""
-    from wsol_utils.experiment import preparation, runs, stages
-    from wsol_utils.network import distributed
+    from wsol_utils.experiment import handover, preparation, stages
+    from wsol_utils.network import processes
 
     with one_run(**values) as config:
         table = preparation.prepare(config)
-        own_head = runs.split(config, table, "train").empty
-        for seed, (method, name) in itertools.product(config.seeds, runs.trainings(config, table)):
+        own_head = handover.split(config, table, "train").empty
+        for seed, (method, name) in itertools.product(config.seeds, handover.trainings(config, table)):
             stages.predicted(config, table, seed, name, own_head, config.conventions, method)
-            if distributed.rank() == 0:
-                path = runs.prediction_folder(config, seed, name, config.conventions, method)
+            if processes.rank() == 0:
+                path = handover.prediction_folder(config, seed, name, config.conventions, method)
                 click.echo(f"{config.show(path)} is written")
 
 
@@ -158,7 +158,7 @@ def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], multipliers: 
     """Try several rates of the head for each pooling on a validation part of DATASET's train split."""
     import torch
 
-    from wsol_utils.experiment import experiments, runs, stages
+    from wsol_utils.experiment import experiments, handover, stages
 
     try:
         tried = {name: [float(x) for x in listed.split(",")] for name, listed in (rate.split("=") for rate in rates)}
@@ -174,7 +174,7 @@ def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], multipliers: 
         found = stages.head_rates(config, seed, tried, factors)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    runs.write_csv(found, config.folder / "head_rates.csv")
+    handover.write_csv(found, config.folder / "head_rates.csv")
     click.echo(found.to_string(index=False))
     click.echo(f"wrote {config.show(config.folder / 'head_rates.csv')}")
 
@@ -184,11 +184,11 @@ def tune_heads(dataset: str, profile: str, rates: tuple[str, ...], multipliers: 
 def verify(results: Path) -> None:
     """Check the runs below RESULTS: their files, and their tables computed again from the predictions."""
     from wsol_utils.experiment import experiments
-    from wsol_utils.runner import verification
+    from wsol_utils.runner import verify
 
     checked = wrong = 0
     root = experiments.results_root(str(results))
-    for folder, findings in verification.verify_all(root):
+    for folder, findings in verify.verify_all(root):
         errors = sum(not finding.remark for finding in findings)
         click.echo(f"{results / folder.relative_to(root)}: {f'findings: {errors}' if errors else 'all is right'}")
         for finding in findings:

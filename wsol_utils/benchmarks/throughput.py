@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wsol_utils.data import datasets
 from wsol_utils.data.datasets import ImageDataset, Transform
-from wsol_utils.data.loading import Loader
+from wsol_utils.data.loader import Loader
 from wsol_utils.network import models, training
 
 ILSVRC_IMAGES = 1_281_167  # of the train split (Russakovsky et al. 2015)

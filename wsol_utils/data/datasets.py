@@ -240,7 +240,7 @@ class ImageDataset(torch.utils.data.Dataset):
     workers or order, and leaves torch's generators as they were. EXIF orientation is not applied, as the annotations
     ignore it. An image that does not decode raises DatasetError.
 
-    Items come one by one, to be looked at; `loading.Loader` gives the same in batches, fast.
+    Items come one by one, to be looked at; `loader.Loader` gives the same in batches, fast.
 
     Args:
         table: rows to serve, in their order.

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from wsol_utils.data.layouts import REMEDY, failure
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: Pillow hands EPS to another program
-DECODERS = ("pillow", "torchvision")  # what decodes them, see `loading.Loader`
+DECODERS = ("pillow", "torchvision")  # what decodes them, see `loader.Loader`
 
 
 def decode(

@@ -78,7 +78,7 @@ class Config:
             them; OMP_NUM_THREADS in the environment overrides the profile's number.
         deterministic: whether torch may use only algorithms that repeat themselves to the bit; slower on a GPU.
         cache_gb: decoded photographs of a train split that takes no more are kept in memory, of each process.
-        decoder: "pillow" or "torchvision", see `loading.Loader`.
+        decoder: "pillow" or "torchvision", see `loader.Loader`.
         compiled: whether torch compiles the network before it trains on a GPU.
         checkpoint_steps: steps between two checkpoints within an epoch; 0 for none.
         processes: that train and predict side by side on this machine, each on a GPU of its own where there are any;

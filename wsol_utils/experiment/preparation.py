@@ -3,9 +3,9 @@
 import pandas as pd
 
 from wsol_utils.data import datasets
-from wsol_utils.experiment import runs
+from wsol_utils.experiment import handover
 from wsol_utils.experiment.experiments import Config
-from wsol_utils.network import distributed
+from wsol_utils.network import processes
 
 MANY = 200_000  # images, of which only the splits that are evaluated are opened
 
@@ -13,11 +13,11 @@ MANY = 200_000  # images, of which only the splits that are evaluated are opened
 def prepare(config: Config) -> pd.DataFrame:
     """The table that notebook 01 writes, as it makes it; the one that is there already, if there is."""
     path = config.folder / "annotations.csv"
-    if not path.is_file() and distributed.rank() == 0:
+    if not path.is_file() and processes.rank() == 0:
         table, left_out = usable(config, datasets.READERS[config.layout](config.root))
-        runs.write_csv(left_out, config.folder / "skipped.csv")
+        handover.write_csv(left_out, config.folder / "skipped.csv")
         datasets.write_table(table, path)
-    distributed.wait()
+    processes.wait()
     return datasets.read_table(path)
 
 

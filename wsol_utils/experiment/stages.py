@@ -17,13 +17,13 @@ import torch
 from wsol_utils.common import files, imports
 from wsol_utils.common.files import ROOT
 from wsol_utils.data import datasets
-from wsol_utils.data.loading import Loader
-from wsol_utils.experiment import runs
+from wsol_utils.data.loader import Loader
+from wsol_utils.experiment import handover
 from wsol_utils.experiment.experiments import Config, absolute, configure
 from wsol_utils.experiment.profiles import PRETRAINING
 from wsol_utils.maps.extract import predict
 from wsol_utils.maps.predictions import Predictions, made_from
-from wsol_utils.network import checkpoints, distributed, models, pooling, training
+from wsol_utils.network import checkpoints, models, pooling, processes, training
 from wsol_utils.network import method as methods
 from wsol_utils.network.recipe import Recipe
 from wsol_utils.scores.protocols import Protocol
@@ -46,19 +46,19 @@ def train(
         The history, as of `training.fit` but for the seconds: the tables of equal runs are equal. Empty where
         nothing was trained.
     """
-    rows, path = runs.split(config, table, "train"), runs.checkpoint(config, seed, name, method)
+    rows, path = handover.split(config, table, "train"), handover.checkpoint(config, seed, name, method)
     torch.manual_seed(seed)
     model = network(config, name, int(table["label"].max()) + 1, rows.empty, start, method)
     about = description(config, table, name, len(cast(torch.Tensor, model.class_weights)), method)
     if not rows.empty:
         history = finetune(config, model, rows, config.recipe(name), path, seed, start, about)
-        if start == "scratch" and distributed.rank() == 0:
+        if start == "scratch" and processes.rank() == 0:
             named = path.with_stem(f"{config.dataset}_{path.stem}_from_scratch")  # as tables call it
             models.save_backbone(model, config.backbone, named, f"{config.dataset}, from scratch")
         return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
-    if distributed.rank() == 0:
+    if processes.rank() == 0:
         models.save(model, path, {}, about | {"own_head": True})
-    distributed.wait()
+    processes.wait()
     return []
 
 
@@ -82,11 +82,11 @@ def predicted(
         own_head: whether the network stands as it is.
         protocol: for the geometry of the images.
     """
-    path = runs.prediction_folder(config, seed, name, protocol, method)
-    trained = config.require(runs.checkpoint(config, seed, name, method), "02_finetune_wgap")
-    test = runs.split(config, table, "test")
+    path = handover.prediction_folder(config, seed, name, protocol, method)
+    trained = config.require(handover.checkpoint(config, seed, name, method), "02_finetune_wgap")
+    test = handover.split(config, table, "test")
     weights = files.sha256(trained)
-    transform = runs.test_set(config, table, protocol).transform
+    transform = handover.test_set(config, table, protocol).transform
     rows, options = _with_sizes(config, test), config.method_options.get(method, {})
     identity = fingerprint(
         PREDICTION_CODE, rows, weights, name, config.temperature, transform, config.decoder, config.deterministic,
@@ -94,9 +94,9 @@ def predicted(
     )  # fmt: skip
     if made_from(path) == identity:
         return Predictions.load(path)
-    if config.processes > 1 and not distributed.launched():
+    if config.processes > 1 and not processes.launched():
         arguments = (config, table, seed, name, own_head, protocol, method)
-        distributed.launch(config.processes, runs.device(config), predicted, *arguments)
+        processes.launch(config.processes, handover.device(config), predicted, *arguments)
         return Predictions.load(path)
     model = network(config, name, int(table["label"].max()) + 1, own_head, method=method)
     models.load_into(model, trained)
@@ -111,11 +111,12 @@ def predict_test(
     Args:
         keep: where to, as of `extract.predict`.
     """
-    photographs, sizes = runs.test_set(config, table, protocol), runs.split(config, table, "test")[["width", "height"]]
+    photographs = handover.test_set(config, table, protocol)
+    sizes = handover.split(config, table, "test")[["width", "height"]].to_numpy()
     with _algorithms(config):
         return predict(
-            model, photographs, sizes.to_numpy(), batch_size=config.prediction_batch_size, device=runs.device(config),
-            workers=runs.workers(config), decoder=config.decoder, **keep,
+            model, photographs, sizes, batch_size=config.prediction_batch_size, device=handover.device(config),
+            workers=handover.workers(config), decoder=config.decoder, **keep,
         )  # fmt: skip
 
 
@@ -164,13 +165,13 @@ def starting_weights(config: Config, seed: int) -> str:
         processes=config.processes,
     )  # fmt: skip
     folder = things.seed_folder(seed)
-    table = runs.split(things, datasets.read_ilsvrc(things.root), "train")
+    table = handover.split(things, datasets.read_ilsvrc(things.root), "train")
     torch.manual_seed(seed)
     model = network(things, "gap", table["label"].nunique(), own_head=False)
     finetune(things, model, table, PRETRAINING, folder / "pretraining.safetensors", seed, "scratch")
-    if distributed.rank() == 0:
+    if processes.rank() == 0:
         models.save_backbone(model, things.backbone, folder / "backbone.safetensors", "things")
-    distributed.wait()
+    processes.wait()
     return str(folder / "backbone.safetensors")
 
 
@@ -187,18 +188,18 @@ def finetune(
     transform = datasets.train_transform(config.resize_size, config.image_size, config.padding)
     dataset = datasets.ImageDataset(table, config.root, transform, seed=seed)
     memory = int(config.cache_gb * 1e9)
-    loader = Loader(dataset, runs.device(config), runs.workers(config), memory, config.decoder)
+    loader = Loader(dataset, handover.device(config), handover.workers(config), memory, config.decoder)
     weights = files.sha256(start) if Path(start).is_file() else start
     rows = _with_sizes(config, table[["image_id", "label", "path"]])
     made_of = fingerprint(
         TRAINING_CODE, rows, weights, repr(transform), repr(model), config.decoder, config.deterministic, about,
         methods.source(type(cast(models.Localizer, model).method)).read_bytes(),
     )  # fmt: skip
-    if config.processes > 1 and not distributed.launched():
+    if config.processes > 1 and not processes.launched():
         identity = training.identity_of(recipe, seed, made_of)
         if checkpoints.finished(checkpoint, identity, model) is None:  # else `fit` finds it so
             arguments = (config, model, table, recipe, checkpoint, seed, start, about)
-            distributed.launch(config.processes, runs.device(config), finetune, *arguments)
+            processes.launch(config.processes, handover.device(config), finetune, *arguments)
     compiled = config.compiled and loader.device != "cpu"
     with _algorithms(config):
         return training.fit(
@@ -253,7 +254,7 @@ def head_rates(
     if config.evaluate_on != "validation":
         raise ValueError("rates of the head are chosen on a validation part: give evaluate_on='validation'")
     table = datasets.READERS[config.layout](config.root)
-    train, n_images = runs.split(config, table, "train"), len(runs.split(config, table, "test"))
+    train, n_images = handover.split(config, table, "train"), len(handover.split(config, table, "test"))
     classes, start, rows = int(table["label"].max()) + 1, starting_weights(config, seed), []
     tries = [(name, lr, head) for name, values in rates.items() for lr in multipliers for head in values]
     for name, lr, head in tries:

@@ -12,7 +12,7 @@ from scipy import stats
 from wsol_utils.common import files
 from wsol_utils.common.files import ROOT
 from wsol_utils.figures import tables
-from wsol_utils.scores.seeds import FIGURES
+from wsol_utils.scores.statistics import FIGURES
 
 KEY = ["pooling", "recombination", "threshold_rule"]
 

@@ -40,7 +40,7 @@ STEPS = {
 }
 
 
-# What `contributions` shows of the steps of `seeds.CHANGES`: for each, where the rest of the combination stands.
+# What `contributions` shows of the steps of `statistics.CHANGES`: for each, where the rest of the combination stands.
 # "WGAP" and "wgap" stand for either form of it.
 CONTRIBUTIONS: dict[str, tuple[str, dict[str, str]]] = {
     "WGAP alone": ("WGAP", {"recombination": "signed", "threshold_rule": "fixed"}),
@@ -145,7 +145,7 @@ def contributions(
 
     Args:
         dataset: whose printed table to take the last row from.
-        differences: of `seeds.paired_differences`, for one data set.
+        differences: of `statistics.paired_differences`, for one data set.
         form: which of `FORMS`.
         figure: which of `METRICS`.
 
@@ -181,7 +181,7 @@ def all_contributions(differences: pd.DataFrame) -> pd.DataFrame:
 
 
 def main_steps(differences: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `seeds.paired_differences` that speak of the paper's claims: GT-known, GAP and WGAP, its rules."""
+    """The rows of `statistics.paired_differences` of the paper's claims: GT-known, GAP and WGAP, its rules."""
     rules = ("fixed", "first_above_mean", "fixed → first_above_mean")
     poolings = ("gap", "wgap", "gap → wgap")
     differences = of_cam(differences)
@@ -190,7 +190,7 @@ def main_steps(differences: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_and_deviation(rows: pd.DataFrame, figure: str = "gt_known") -> pd.Series:
-    """Cells such as "74.7 ± 4.8" of the rows of `seeds.over_seeds`; the mean alone for a single seed."""
+    """Cells such as "74.7 ± 4.8" of the rows of `statistics.over_seeds`; the mean alone for a single seed."""
     deviation = rows[f"{figure}_std"].map(" ± {:.1f}".format).where(rows["n_seeds"] > 1, "")
     return rows[f"{figure}_mean"].map("{:.1f}".format) + deviation
 

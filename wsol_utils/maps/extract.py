@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 
 from wsol_utils.common.bars import QUIET
 from wsol_utils.data.datasets import ImageDataset
-from wsol_utils.data.loading import Batch, Loader, enough_memory
+from wsol_utils.data.loader import Batch, Loader, enough_memory
 from wsol_utils.maps import cam
 from wsol_utils.maps.predictions import OWN, Predictions, kind, written
-from wsol_utils.network import distributed
+from wsol_utils.network import processes
 
 FEW = 8  # images that a CPU takes at a time: their activations stay in its cache
 Arrays = dict[str, np.ndarray]
@@ -36,7 +36,7 @@ def predict(
         model: a network of `models`, `forward(images)` gives logits and features.
         dataset: the split, with a transform that does not augment.
         image_size: (N, 2), width and height of its images.
-        workers, decoder: as `loading.Loader` has them.
+        workers, decoder: as `loader.Loader` has them.
         path: the folder to write, which the predictions are then mapped from; without one they come in memory.
         identity: what they are made from, to be kept with them; see `made_from`.
 
@@ -47,21 +47,21 @@ def predict(
     """
     if not len(dataset):
         raise ValueError("there is no image to predict: the split is empty")
-    if path is None and distributed.size() > 1:
+    if path is None and processes.size() > 1:
         raise ValueError("several processes hand their predictions on by files: give a path")
     model.to(device).to(memory_format=torch.channels_last).eval()
     batches = [range(len(dataset))[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
     computed = _computed(model, Loader(dataset, device, workers, decoder=decoder), batches)
     with TemporaryDirectory() as folder:
         target, boxes = path or Path(folder) / "predictions", int(dataset.ends[-1])
-        with written(target, len(dataset), boxes) if distributed.rank() == 0 else nullcontext() as put:
+        with written(target, len(dataset), boxes) if processes.rank() == 0 else nullcontext() as put:
             with enough_memory(batch_size, "prediction_batch_size"):
                 for arrays in computed:  # the other processes get nothing
                     assert put is not None
                     put(**arrays)
             if put:
                 put(image_size=np.asarray(image_size), identity=np.array(identity))
-        distributed.wait()
+        processes.wait()
         found = Predictions.load(target)
         if path:
             return found
@@ -183,11 +183,11 @@ def _watched(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
 
 def _computed(model: nn.Module, loader: Loader, batches: Sequence[range]) -> Iterator[Arrays]:
     """For the first process, of every batch in order: its part of `Predictions`, by name."""
-    mine = batches[distributed.rank() :: distributed.size()]
+    mine = batches[processes.rank() :: processes.size()]
     own = (_of_batch(model, loader, *some) for some in zip(mine, loader.batches(mine), strict=True))
-    rounds = range(0, len(batches), distributed.size())
-    for _ in tqdm(rounds, desc="predict", unit="batch", disable=QUIET or distributed.rank() > 0):
-        yield from filter(None, distributed.gather(next(own, None)) or [])  # the last round may be short
+    rounds = range(0, len(batches), processes.size())
+    for _ in tqdm(rounds, desc="predict", unit="batch", disable=QUIET or processes.rank() > 0):
+        yield from filter(None, processes.gather(next(own, None)) or [])  # the last round may be short
 
 
 def _of_batch(model: nn.Module, loader: Loader, batch: range, loaded: Batch) -> Arrays:

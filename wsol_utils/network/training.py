@@ -2,7 +2,7 @@
 
 A checkpoint is kept after every epoch, and every so many steps, and a run that was cut off goes on from it; order and
 augmentation are functions of seed, epoch and image, so it goes on as if nothing had happened. Under torchrun each
-process has its share of every batch (see the module `distributed`).
+process has its share of every batch (see the module `processes`).
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from wsol_utils.common.bars import QUIET
-from wsol_utils.data.loading import Loader, enough_memory
-from wsol_utils.network import checkpoints, distributed, models
+from wsol_utils.data.loader import Loader, enough_memory
+from wsol_utils.network import checkpoints, models, processes
 from wsol_utils.network.method import Key, Method
 from wsol_utils.network.recipe import Recipe, rate_factor
 
@@ -55,11 +55,11 @@ def fit(
         MemoryError: if a batch is too large.
         ValueError: if the train split is smaller than one batch, or a batch smaller than an image for each process.
     """
-    images, processes = len(loader.dataset), distributed.size()
+    images, sharing = len(loader.dataset), processes.size()
     if images < recipe.batch_size:
         raise ValueError(f"batch_size {recipe.batch_size} is larger than the train split of {images} images")
-    if recipe.batch_size < processes:
-        raise ValueError(f"batch_size {recipe.batch_size} is less than an image for each of {processes} processes")
+    if recipe.batch_size < sharing:
+        raise ValueError(f"batch_size {recipe.batch_size} is less than an image for each of {sharing} processes")
     identity = identity_of(recipe, seed, fingerprint)
     model.to(loader.device).to(memory_format=torch.channels_last)  # a quarter faster on CPUs, more on GPUs
     history = checkpoints.finished(checkpoint, identity, model)
@@ -67,11 +67,11 @@ def fit(
         run = _Run(model, loader, recipe, seed, checkpoint, identity, keep_every)
         with enough_memory(recipe.batch_size, "batch_size or cache_gb"):
             history = run.to_the_end(compiled)
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             timeless = [{name: epoch[name] for name in ("epoch", "loss", "accuracy")} for epoch in history]
             models.save(model, checkpoint, {"identity": identity, "history": json.dumps(timeless)}, about)
             run.resume.unlink(missing_ok=True)
-    distributed.wait()  # nobody goes on before it is written
+    processes.wait()  # nobody goes on before it is written
     return history
 
 
@@ -104,16 +104,16 @@ class _Run:
         self.sums = torch.zeros(3, dtype=_precise(loader.device), device=loader.device)
         self.losses: dict[int, Tensor] = {}  # of the steps since the last look
         self._go_on()
-        distributed.wait()  # nobody writes before everybody has read
+        processes.wait()  # nobody writes before everybody has read
         done = len(self.history) * self.steps + self.step
         self.bar = tqdm(
             total=recipe.epochs * self.steps, initial=done, desc=checkpoint.stem, unit="batch",
-            disable=QUIET or distributed.rank() > 0,
+            disable=QUIET or processes.rank() > 0,
         )  # fmt: skip
 
     def to_the_end(self, compiled: bool) -> list[dict[str, float]]:
         """The epochs that are left; the whole history."""
-        network = self.model if distributed.size() == 1 else DistributedDataParallel(self.model)
+        network = self.model if processes.size() == 1 else DistributedDataParallel(self.model)
         if compiled:
             network.compile()
         network.train()
@@ -126,9 +126,9 @@ class _Run:
         """One pass over the train split, or what is left of it."""
         epoch, start, size = len(self.history), time.perf_counter() - self.seconds, self.recipe.batch_size
         self.loader.dataset.set_epoch(epoch)
-        order = self.method.order(self.loader.dataset.labels.tolist(), self.seed, epoch, size, distributed.size())
+        order = self.method.order(self.loader.dataset.labels.tolist(), self.seed, epoch, size, processes.size())
         whole = [order[i * size : (i + 1) * size] for i in range(self.step, self.steps)]
-        shares = [batch[distributed.rank() :: distributed.size()] for batch in whole]
+        shares = [batch[processes.rank() :: processes.size()] for batch in whole]
         for share, (images, labels, _) in zip(shares, self.loader.batches(shares), strict=True):
             keys = [(self.seed, epoch, image) for image in share]
             self.losses[self.step] = self._step(network, images, labels, keys)
@@ -157,7 +157,7 @@ class _Run:
         loss = self.method.loss(found._replace(logits=logits, extra=extra), targets, progress)
         self.optimizer.zero_grad()
         # the processes' gradients are averaged: each counts by its share of the batch
-        (loss * (len(labels) * distributed.size() / self.recipe.batch_size)).backward()
+        (loss * (len(labels) * processes.size() / self.recipe.batch_size)).backward()
         self.optimizer.step()
         right = (logits.argmax(dim=1) == labels).sum()
         total = loss.detach().to(self.sums.dtype) * len(labels)
@@ -180,15 +180,15 @@ class _Run:
 
     def _keep(self, last: bool) -> None:
         """Write where the run stands; the sums of all processes become those of the first."""
-        distributed.add(self.sums)
+        processes.add(self.sums)
         loss, right, seen = self.sums.tolist()
         if last:
             figures = {"loss": loss / seen, "accuracy": 100 * right / seen, "seconds": self.seconds}
             self.history.append({"epoch": len(self.history) + 1, **figures})
             self.step, self.seconds = 0, 0.0
-        if last or distributed.rank() > 0:
+        if last or processes.rank() > 0:
             self.sums.zero_()
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             state = {"history": self.history, "step": self.step, "seconds": self.seconds, "sums": self.sums.tolist()}
             checkpoints.keep(self.resume, self.identity, self.model, self.optimizer, state)
 
@@ -197,7 +197,7 @@ class _Run:
         state = checkpoints.go_on(self.resume, self.identity, self.model, self.optimizer)
         if state is not None:
             self.history, self.step, self.seconds = state["history"], state["step"], state["seconds"]
-            if distributed.rank() == 0:
+            if processes.rank() == 0:
                 self.sums += torch.tensor(state["sums"], dtype=self.sums.dtype, device=self.sums.device)
 
 

@@ -50,7 +50,7 @@ def evaluate(
     """
     import pandas as pd
 
-    from wsol_utils.experiment import runs
+    from wsol_utils.experiment import handover
     from wsol_utils.scores import protocols
     from wsol_utils.scores.external import masks, score_maps
     from wsol_utils.scores.external.metadata import read_predicted
@@ -74,7 +74,7 @@ def evaluate(
             objects = masks.of_cub(mask_root, pd.DataFrame({"image_id": metadata.image_ids}), size, convention)
         table = score_maps.evaluate(maps, metadata, convention, rules, size, classes, objects, own, boxes, say)
         if out:
-            runs.write_csv(table, out)
+            handover.write_csv(table, out)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error).replace("\n", " ")) from error
     digits = {"threshold": ".3f", "threshold_sd": ".3f", "p_value": ".2g"}

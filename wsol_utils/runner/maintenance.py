@@ -62,22 +62,22 @@ def measure_reference() -> None:
     """
     from wsol_utils.data.sample import render as sample
     from wsol_utils.figures import reference
-    from wsol_utils.runner import keeping
+    from wsol_utils.runner import keep
 
     wide = ROOT / "results" / ".reference"
     sample.render(ROOT / "data" / "sample")
     usual = {"POOLINGS": "gap,wgap", "SEEDS": SEEDS}
     run_notebooks(*(usual | {"RESULTS": wide / name, "environment": own} for name, own in ROUNDINGS.items()))
     for dataset in DATASETS:
-        keeping.keep_run(wide / "own" / "sample" / dataset)
-        keeping.keep_bands(dataset, {name: wide / name / "sample" / dataset for name in ROUNDINGS})
-    keeping.keep_example(wide / "own" / "sample" / "birds")
+        keep.keep_run(wide / "own" / "sample" / dataset)
+        keep.keep_bands(dataset, {name: wide / name / "sample" / dataset for name in ROUNDINGS})
+    keep.keep_example(wide / "own" / "sample" / "birds")
     shutil.copy(wide / "own" / "sample" / "fig4.png", reference.folder("sample", "birds").with_name("fig4.png"))
 
     _start_with(wide / "poolings", "*/seed*/*.safetensors")  # what is trained there already is not trained again
     run_notebooks({"POOLINGS": "gap,wgap,wgap_sum,tap", "SEEDS": FEW_SEEDS, "RESULTS": wide / "poolings"})
     for dataset in DATASETS:
-        keeping.keep_run(wide / "own" / "sample" / dataset, other=wide / "poolings" / "sample" / dataset)
+        keep.keep_run(wide / "own" / "sample" / dataset, other=wide / "poolings" / "sample" / dataset)
 
     folders = {temperature: wide / f"temperature_{temperature:g}" for temperature in TEMPERATURES}
     for folder in folders.values():
@@ -85,7 +85,7 @@ def measure_reference() -> None:
     own = {"DATASET": "birds", "POOLINGS": "wgap", "SEEDS": FEW_SEEDS}
     run_notebooks(*(own | {"TEMPERATURE": value, "RESULTS": folder} for value, folder in folders.items()))
     usual_birds = wide / "poolings" / "sample" / "birds"
-    keeping.keep_temperatures(usual_birds, [folder / "sample" / "birds" for folder in folders.values()])
+    keep.keep_temperatures(usual_birds, [folder / "sample" / "birds" for folder in folders.values()])
 
 
 def _start_with(folder: Path, *patterns: str) -> None:
@@ -124,11 +124,11 @@ def run_notebooks(*several: Mapping[str, Any]) -> None:
 @click.option("--name", default="", help="<folder>/<folder> below results/reference, if not <profile>/<dataset>")
 def keep_reference(run: Path, name: str) -> None:
     """Copy the tables of RUN, a folder <results>/<profile>/<dataset>, to results/reference."""
-    from wsol_utils.runner import keeping
+    from wsol_utils.runner import keep
 
     if name and not re.fullmatch(r"\w+/\w+", name):
         raise click.ClickException(f"--name {name}: give a folder and one in it, as gpu/cub")
-    keeping.keep_run(run, name)
+    keep.keep_run(run, name)
 
 
 def need_gpu() -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from wsol_utils.common.files import ROOT, sha256, write_text
-from wsol_utils.experiment import experiments, runs
+from wsol_utils.experiment import experiments, handover
 from wsol_utils.figures import reference
 
 PACKAGES = (
@@ -134,7 +134,7 @@ def _platform(config: experiments.Config) -> dict[str, object]:
         "threads": config.threads or torch.get_num_threads(),
         "deterministic_algorithms": config.deterministic,
     } | {name: os.environ[name] for name in ROUNDING if name in os.environ}
-    if runs.device(config) != "cpu" and torch.cuda.is_available():
+    if handover.device(config) != "cpu" and torch.cuda.is_available():
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     return found
 
@@ -150,9 +150,9 @@ def _processor() -> str:
 
 
 def _device(config: experiments.Config) -> str:
-    if runs.device(config) == "cpu":
+    if handover.device(config) == "cpu":
         return f"CPU {platform.machine()}, {config.threads or torch.get_num_threads()} threads"
-    return torch.cuda.get_device_name(runs.device(config)) if torch.cuda.is_available() else runs.device(config)
+    return torch.cuda.get_device_name(handover.device(config)) if torch.cuda.is_available() else handover.device(config)
 
 
 def _revision() -> str:

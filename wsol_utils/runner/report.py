@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from wsol_utils.experiment import experiments, runs
+from wsol_utils.experiment import experiments, handover
 from wsol_utils.figures import reference, tables
-from wsol_utils.runner import manifest, pages, verification
+from wsol_utils.runner import manifest, pages, verify
 
 FORMULAS = {  # the method in four lines
     "WGAP (Eq. 1): a channel weighs its own positions by a softmax S, and is averaged": (
@@ -65,8 +65,8 @@ def write(folder: Path) -> Path:
 
 def _run(folder: Path) -> dict:
     """What the template shows of a run."""
-    content, config = verification.read(folder)
-    metrics, differences = runs.read_csv(folder / "metrics.csv"), runs.read_csv(folder / "differences.csv")
+    content, config = verify.read(folder)
+    metrics, differences = handover.read_csv(folder / "metrics.csv"), handover.read_csv(folder / "differences.csv")
     table = pd.read_csv(folder / "table.csv", dtype=str, keep_default_na=False)
     text = (folder / "table.md").read_text(encoding="utf-8").splitlines()
     notebooks, took = _notebooks(folder), content["duration_seconds"]

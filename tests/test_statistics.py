@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from wsol_utils import metrics as of_metrics
-from wsol_utils import seeds
+from wsol_utils import statistics
 
 T2, T1 = 4.302652729911275, 12.706204736432095  # 97.5 % quantile of Student's t, 2 and 1 degrees of freedom
 
@@ -35,7 +35,7 @@ def test_over_seeds_by_hand():
         runs("gap", "signed", "fixed", [31.0]),
         runs("wgap", "absolute", "li", [1.0, 2.0, 6.0]).assign(threshold=[0.1, 0.2, 0.6]),
     ])  # fmt: skip
-    table = seeds.over_seeds(metrics)
+    table = statistics.over_seeds(metrics)
     identity = ["dataset", "profile", "backbone", "pooling", "temperature", "recombination", "normalization",
                 "resolution", "protocol", "threshold_rule"]  # fmt: skip
     figures = ["top1_cls_mean", "top1_cls_std", "top1_loc_mean", "top1_loc_std", "gt_known_mean", "gt_known_std"]
@@ -58,12 +58,12 @@ def test_over_seeds_keeps_apart_what_differs_in_any_word():
         runs("wgap", "absolute", "fixed", [30.0], protocol="other"),
         runs("wgap", "absolute", "fixed", [40.0], resolution="map"),
     ])  # fmt: skip
-    assert seeds.over_seeds(metrics)["gt_known_mean"].tolist() == [52, 10, 20, 30, 40]
+    assert statistics.over_seeds(metrics)["gt_known_mean"].tolist() == [52, 10, 20, 30, 40]
     more = [runs("gap", "signed", "fixed", [1.0], features=features) for features in ("plain", "weighted")]
-    assert seeds.over_seeds(pd.concat(more))["features"].tolist() == ["plain", "weighted"]
+    assert statistics.over_seeds(pd.concat(more))["features"].tolist() == ["plain", "weighted"]
 
 
-@pytest.mark.parametrize("function", [seeds.over_seeds, seeds.paired_differences])
+@pytest.mark.parametrize("function", [statistics.over_seeds, statistics.paired_differences])
 def test_two_rows_for_one_seed_are_refused(function):
     metrics = pd.concat([runs("gap", "signed", "fixed", [1.0, 2.0]), runs("gap", "signed", "fixed", [3.0])])
     with pytest.raises(ValueError, match=r"pooling gap.*threshold_rule fixed, seed 0$"):
@@ -75,7 +75,7 @@ def test_paired_differences_by_hand():
         runs("gap", "signed", "fixed", [40.0, 50.0, 60.0], [30.0, 40.0, 50.0]),
         runs("wgap", "signed", "fixed", [41.0, 53.0, 65.0], [30.0, 39.0, 48.0]).iloc[::-1],  # seeds 2, 1, 0
     ])  # fmt: skip
-    table = seeds.paired_differences(metrics)
+    table = statistics.paired_differences(metrics)
     assert set(table["step"]) == {"WGAP"} and table["figure"].tolist() == ["gt_known", "top1_loc", "top1_cls"]
     row = only(table, "WGAP")
     assert (row["pooling"], row["recombination"], row["threshold_rule"]) == ("gap → wgap", "signed", "fixed")
@@ -96,7 +96,7 @@ def test_seeds_of_one_end_are_left_out_and_counted():
         runs("gap", "absolute", "fixed", [26.0, 40.0, 90.0, 90.0], first_seed=1),  # 1, 2, 3, 4
         runs("gap", "positive", "fixed", [50.0], first_seed=4),  # 4: with signed it shares none
     ])  # fmt: skip
-    table = seeds.paired_differences(metrics, figures=["gt_known"])
+    table = statistics.paired_differences(metrics, figures=["gt_known"])
     assert set(table["step"]) == {"recombination", "negative channels added"}
     assert table["n_images"].tolist() == [0, 0]
     row = only(table, "recombination")
@@ -116,7 +116,7 @@ def test_every_step_of_the_paper_wherever_both_ends_are():
         for recombination, b in (("signed", 1.0), ("positive", 3.0), ("absolute", 7.0))
         for rule, value in (("fixed", a + b), ("first_above_mean", a + 4 * b), ("oracle", 90.0))
     ]
-    table = seeds.paired_differences(pd.concat(grid), figures=["gt_known"])
+    table = statistics.paired_differences(pd.concat(grid), figures=["gt_known"])
     assert table["step"].value_counts().to_dict() == {
         "WGAP": 9, "WGAP (sum)": 9,  # recombinations × rules
         "recombination": 12, "negative channels left out": 12, "negative channels added": 12,  # poolings × rules
@@ -145,7 +145,7 @@ def test_only_what_is_otherwise_the_same_is_paired():
         runs("wgap", "signed", "fixed", [99.0, 99.0], dataset="things"),
         runs("wgap", "signed", "first_above_mean", [14.0, 14.0], temperature=0.5),
     ])  # fmt: skip
-    table = seeds.paired_differences(metrics, figures=["gt_known"])
+    table = statistics.paired_differences(metrics, figures=["gt_known"])
     found = table[["step", "temperature", "protocol", "difference"]].to_numpy().tolist()
     assert found == [
         ["WGAP", 1.0, "paper", 1], ["WGAP", 0.5, "paper", 2],  # GAP beside each temperature
@@ -163,12 +163,12 @@ def test_steps_of_ones_own():
         runs("wgap_sum", "signed", "fixed", [6.0, 7.0], temperature=2.0),
     ])  # fmt: skip
     pairs = {"sum": {"pooling": ("wgap", "wgap_sum")}, "hot": {"temperature": (1.0, 2.0)}}
-    table = seeds.paired_differences(metrics, pairs, ["gt_known"])
+    table = statistics.paired_differences(metrics, pairs, ["gt_known"])
     assert table["step"].tolist() == ["sum", "sum", "hot", "hot"]
     assert table["difference"].tolist() == [7, 2.5, 2.5, -2]  # at each temperature its own; then each pooling's
     assert table["temperature"].tolist() == [1, 2, "1.0 → 2.0", "1.0 → 2.0"]
     with pytest.raises(ValueError, match="a step changes poolng, but the columns are dataset"):
-        seeds.paired_differences(metrics, {"typo": {"poolng": ("gap", "wgap")}})
+        statistics.paired_differences(metrics, {"typo": {"poolng": ("gap", "wgap")}})
 
 
 def test_differences_are_paired_by_image_where_images_are_known():
@@ -178,20 +178,20 @@ def test_differences_are_paired_by_image_where_images_are_known():
     ]
     metrics = pd.concat(found, ignore_index=True)
     met = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 0, 0]], dtype=bool)  # a row each
-    table = seeds.paired_differences(metrics, figures=["gt_known"], outcomes={"gt_known": met})
+    table = statistics.paired_differences(metrics, figures=["gt_known"], outcomes={"gt_known": met})
     row = only(table, "WGAP")
     assert (row["n_seeds"], row["n_images"], row["difference"], row["std"]) == (2, 4, 25, 0)
     gains = np.array([[0, 100, 0, 0], [0, 100, 0, 0]])
     assert (row["low"], row["high"]) == pytest.approx(of_metrics.paired_interval(gains))
-    one = seeds.paired_differences(
+    one = statistics.paired_differences(
         metrics[metrics["seed"] == 0], outcomes={"gt_known": met[[0, 3]]}, figures=["gt_known"]
     )
     row = only(one, "WGAP")
     assert row["n_seeds"] == 1 and row["low"] < 25 < row["high"]  # over the images alone
     with pytest.raises(ValueError, match="a row for each of the 4 of metrics"):
-        seeds.paired_differences(metrics, outcomes={"gt_known": met[:3]}, figures=["gt_known"])
+        statistics.paired_differences(metrics, outcomes={"gt_known": met[:3]}, figures=["gt_known"])
 
 
 def test_nothing_measured_at_both_ends():
-    table = seeds.paired_differences(runs("gap", "signed", "fixed", [1.0, 2.0]))
+    table = statistics.paired_differences(runs("gap", "signed", "fixed", [1.0, 2.0]))
     assert table.empty and list(table.columns)[-6:] == ["from", "to", "difference", "std", "low", "high"]

@@ -7,7 +7,7 @@ import torch
 from layouts_on_disk import cub, replace_line, table
 from PIL import Image
 
-from wsol_utils import datasets, experiments, files, preparation, runs
+from wsol_utils import datasets, experiments, files, handover, preparation
 from wsol_utils.maps.predictions import Predictions
 from wsol_utils.scores.protocols import PROTOCOLS
 
@@ -26,10 +26,10 @@ METRICS_COLUMNS = [
 
 def test_a_later_notebook_names_the_one_before_it(config):
     for call, file, notebook in (
-        (lambda: runs.annotations(config), "annotations.csv", "01_dataset_preparation"),
-        (lambda: runs.networks(config), "seed0/networks.csv", "02_finetune_wgap"),
-        (lambda: runs.predictions(config, 1, "gap"), "seed1/predictions_gap", "03_cam_recombination"),
-        (lambda: runs.seed_csv(config, "x.csv", "04_threshold_selection"), "seed0/x.csv", "04_threshold_selection"),
+        (lambda: handover.annotations(config), "annotations.csv", "01_dataset_preparation"),
+        (lambda: handover.networks(config), "seed0/networks.csv", "02_finetune_wgap"),
+        (lambda: handover.predictions(config, 1, "gap"), "seed1/predictions_gap", "03_cam_recombination"),
+        (lambda: handover.seed_csv(config, "x.csv", "04_threshold_selection"), "seed0/x.csv", "04_threshold_selection"),
     ):
         with pytest.raises(
             FileNotFoundError, match=rf"sample/birds/{file} is missing: run notebooks/{notebook}\.ipynb"
@@ -65,7 +65,7 @@ def test_the_largest_overshoots_are_listed(config):
 
 def test_annotations(config):
     datasets.write_table(table(), config.folder / "annotations.csv")
-    pd.testing.assert_frame_equal(runs.annotations(config), table())
+    pd.testing.assert_frame_equal(handover.annotations(config), table())
 
 
 def one_image(name):
@@ -78,45 +78,45 @@ def one_image(name):
 
 def test_predictions(config):
     one_image("a").save(config.seed_folder(1) / "predictions_wgap")
-    assert runs.predictions(config, 1, "wgap").image_id.tolist() == ["a"]
+    assert handover.predictions(config, 1, "wgap").image_id.tolist() == ["a"]
 
 
 def test_a_crop_of_the_images_is_another_pass(config, tmp_path):
-    files = {name: runs.prediction_folder(config, 1, "wgap", row) for name, row in PROTOCOLS.items()}
+    files = {name: handover.prediction_folder(config, 1, "wgap", row) for name, row in PROTOCOLS.items()}
     assert files["paper"] == files["wsolevaluation"] == config.seed_folder(1) / "predictions_wgap"
     assert files["rethinkingcam"] == config.seed_folder(1) / "predictions_wgap_cropped"
     for name in ("paper", "rethinkingcam"):
         one_image(name).save(files[name])
     bae = experiments.replace(config, protocol="rethinkingcam")
-    assert runs.predictions(bae, 1, "wgap").image_id.tolist() == ["rethinkingcam"]  # the run's own geometry
-    assert runs.predictions(bae, 1, "wgap", PROTOCOLS["paper"]).image_id.tolist() == ["paper"]
-    assert runs.predictions(config, 1, "wgap", PROTOCOLS["rethinkingcam"]).image_id.tolist() == ["rethinkingcam"]
+    assert handover.predictions(bae, 1, "wgap").image_id.tolist() == ["rethinkingcam"]  # the run's own geometry
+    assert handover.predictions(bae, 1, "wgap", PROTOCOLS["paper"]).image_id.tolist() == ["paper"]
+    assert handover.predictions(config, 1, "wgap", PROTOCOLS["rethinkingcam"]).image_id.tolist() == ["rethinkingcam"]
     files["rethinkingcam"].rename(tmp_path / "away")
     with pytest.raises(FileNotFoundError, match=r"predictions_wgap_cropped is missing: run notebooks/03_"):
-        runs.predictions(bae, 1, "wgap")
+        handover.predictions(bae, 1, "wgap")
 
 
 def test_tables_of_several_seeds(config, capsys):
     rows = pd.DataFrame({"seed": [0, 1, 0, 1], "gt_known": [1 / 3, 2.0, 3.0, 4.0]})
-    runs.write_seed_csv(config, rows, "thresholds.csv")
+    handover.write_seed_csv(config, rows, "thresholds.csv")
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["wrote", "wrote"]
     assert pd.read_csv(config.seed_folder(1) / "thresholds.csv")["gt_known"].tolist() == [2, 4]
-    again = runs.seed_csv(config, "thresholds.csv", "04_threshold_selection")
+    again = handover.seed_csv(config, "thresholds.csv", "04_threshold_selection")
     assert again.to_numpy().tolist() == [[0, 1 / 3], [0, 3], [1, 2], [1, 4]]  # to the last bit
     assert list(again.index) == [0, 1, 2, 3]
     (config.seed_folder(1) / "thresholds.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"seed1/thresholds\.csv is missing"):
-        runs.seed_csv(config, "thresholds.csv", "04_threshold_selection")
+        handover.seed_csv(config, "thresholds.csv", "04_threshold_selection")
 
 
 def test_a_seed_without_rows_has_an_empty_table(config):
-    runs.write_seed_csv(config, pd.DataFrame({"seed": [1], "loss": [0.5]}), "history.csv")
+    handover.write_seed_csv(config, pd.DataFrame({"seed": [1], "loss": [0.5]}), "history.csv")
     assert (config.seed_folder(0) / "history.csv").read_text() == "seed,loss\n"
-    assert runs.seed_csv(config, "history.csv", "02_finetune_wgap")["loss"].tolist() == [0.5]
+    assert handover.seed_csv(config, "history.csv", "02_finetune_wgap")["loss"].tolist() == [0.5]
 
 
 def test_an_interrupted_csv_leaves_the_old_file(tmp_path, monkeypatch):
-    runs.write_csv(table(2)[["path"]], tmp_path / "a.csv")
+    handover.write_csv(table(2)[["path"]], tmp_path / "a.csv")
 
     def cut_off(temporary):
         temporary.write_text("half")
@@ -124,33 +124,33 @@ def test_an_interrupted_csv_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files, "_to_disk", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        runs.write_csv(table(3)[["path"]], tmp_path / "a.csv")
+        handover.write_csv(table(3)[["path"]], tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text() == "path\n0.png\n1.png\n"
 
 
 def left_out(config, *splits):
     """Notebook 01's list of photographs that a run does without."""
     rows = {"image_id": [f"{i}" for i in range(len(splits))], "path": "x.png", "split": splits, "reason": "missing"}
-    runs.write_csv(pd.DataFrame(rows), config.folder / "skipped.csv")
+    handover.write_csv(pd.DataFrame(rows), config.folder / "skipped.csv")
 
 
 @pytest.mark.parametrize("evaluate_on, counted", [("test", 2), ("validation", 1)])
 def test_photographs_that_were_left_out_are_counted(config, evaluate_on, counted):
     config = experiments.replace(config, evaluate_on=evaluate_on)
     left_out(config, "test", "train", "test")
-    found = runs.described(
-        config, pd.DataFrame(columns=runs.METRICS_COLUMNS, data=[["wgap"] * len(runs.METRICS_COLUMNS)])
+    found = handover.described(
+        config, pd.DataFrame(columns=handover.METRICS_COLUMNS, data=[["wgap"] * len(handover.METRICS_COLUMNS)])
     )
     assert found["n_skipped"].tolist() == [counted]
 
 
 def test_a_table_that_is_cut_off_is_named(config):
-    runs.write_csv(table(3)[["path"]], config.folder / "a.csv")
-    assert list(runs.read_csv(config.folder / "a.csv")["path"]) == ["0.png", "1.png", "2.png"]
+    handover.write_csv(table(3)[["path"]], config.folder / "a.csv")
+    assert list(handover.read_csv(config.folder / "a.csv")["path"]) == ["0.png", "1.png", "2.png"]
     content = (config.folder / "a.csv").read_bytes()
     (config.folder / "a.csv").write_bytes(content[:-3])
     with pytest.raises(ValueError, match=r"a\.csv is cut off: delete it, and run the notebook that writes it again"):
-        runs.read_csv(config.folder / "a.csv")
+        handover.read_csv(config.folder / "a.csv")
 
 
 def test_described_rows_have_the_columns_of_metrics_csv(config):
@@ -161,8 +161,8 @@ def test_described_rows_have_the_columns_of_metrics_csv(config):
                          "threshold": 0.2, "threshold_sd": 0.0, "uses_ground_truth": False, "n_images": 3,
                          "top1_cls": 1.0, "top1_loc": 1.0, "gt_known": 1.0, "gt_known_low": 0.0, "gt_known_high": 2.0,
                          "p_value": 1.0, "extra": 9})  # fmt: skip
-    found = runs.described(config, rows)
-    assert list(found.columns) == runs.METRICS_COLUMNS
+    found = handover.described(config, rows)
+    assert list(found.columns) == handover.METRICS_COLUMNS
     assert list(found.columns[:20]) == METRICS_COLUMNS and found.columns.is_unique
     assert found.drop(columns="temperature").notna().all(axis=None)
     words = ["dataset", "profile", "backbone", "features", "protocol", *experiments.CONVENTIONS, "candidates"]
@@ -171,12 +171,12 @@ def test_described_rows_have_the_columns_of_metrics_csv(config):
     ]  # fmt: skip
     own = {"features": "weighted", "protocol": "wsolevaluation", "normalization": "max", "resolution": "map",
            "boundary": "contour", "candidates": 11}  # fmt: skip
-    found = runs.described(experiments.replace(config, temperature=0.5, **own), rows)
+    found = handover.described(experiments.replace(config, temperature=0.5, **own), rows)
     assert found.loc[0, words].tolist() == [
         "birds", "sample", "small_vgg", "weighted", "wsolevaluation", "max", "map", "bicubic", "contour", "contour", 11,
     ]  # fmt: skip
     assert found["temperature"].fillna(-1).tolist() == [-1, 0.5, 0.5, -1]
-    found = runs.described(config, rows)
+    found = handover.described(config, rows)
     assert found["temperature"].fillna(-1).tolist() == [-1, 1, 1, -1]  # a cell that does not apply is empty
     assert found["pooling"].tolist() == kinds
 
@@ -186,8 +186,8 @@ def test_panels(tmp_path):
         {"image": np.full((2, 2, 3), i, np.uint8), "truth": np.zeros((i % 3, 4)), "cam_map": np.full((1, 2), i / 7)}
         for i in range(12)
     ]
-    runs.save_panels(tmp_path / "deep" / "panels.npz", columns)
-    again = runs.load_panels(tmp_path / "deep" / "panels.npz")
+    handover.save_panels(tmp_path / "deep" / "panels.npz", columns)
+    again = handover.load_panels(tmp_path / "deep" / "panels.npz")
     assert len(again) == 12  # in their order, 10 after 9
     for kept, read in zip(columns, again, strict=True):
         assert list(read) == ["image", "truth", "cam_map"]
@@ -207,17 +207,17 @@ def test_the_annotations_are_prepared_once(tmp_path, monkeypatch):
     assert (first["width"] > 0).all() and set(first["split"]) == {"train", "test"}  # each was opened
     monkeypatch.setattr(datasets, "check", lambda *_: pytest.fail("opened again"))
     pd.testing.assert_frame_equal(preparation.prepare(config), first)
-    pd.testing.assert_frame_equal(runs.annotations(config), first)
+    pd.testing.assert_frame_equal(handover.annotations(config), first)
 
 
 def test_every_method_is_trained_with_every_pooling(config):
     several = experiments.configure("cub", "light", methods="has,acol", results=config.results)
     pairs = [(method, pooling) for method in ("cam", "has", "acol") for pooling in ("gap", "wgap")]
-    assert runs.trainings(several, table(4)) == pairs
-    assert runs.trainings(config, table(4, "test")) == [("cam", "gap")]
+    assert handover.trainings(several, table(4)) == pairs
+    assert handover.trainings(config, table(4, "test")) == [("cam", "gap")]
     with pytest.raises(ValueError, match=r"no train split, and has, acol must be trained: leave methods as \['cam'\]"):
-        runs.trainings(several, table(4, "test"))
-    files = {runs.checkpoint(several, 0, pooling, method).stem for method, pooling in pairs}
+        handover.trainings(several, table(4, "test"))
+    files = {handover.checkpoint(several, 0, pooling, method).stem for method, pooling in pairs}
     assert files == {"gap", "wgap", "has_gap", "has_wgap", "acol_gap", "acol_wgap"}
 
 
@@ -248,31 +248,31 @@ def test_device(gpus, cuda, mps, expected):
     for word in ("", "cpu", "cuda", "cuda:1", "cuda:2", "mps", "gpu"):
         config = experiments.configure("cub", "light", device=word)
         if word in expected:
-            assert runs.device(config) == expected[word]
+            assert handover.device(config) == expected[word]
         else:
             with pytest.raises(ValueError, match=f"^device '{word}': torch finds none here; there is {there}$"):
-                runs.device(config)
-    assert runs.device(experiments.configure("birds")) == "cpu"  # where the sample's bands were measured
+                handover.device(config)
+    assert handover.device(experiments.configure("birds")) == "cpu"  # where the sample's bands were measured
 
 
 def test_workers(gpus):
     gpus(1)
-    assert runs.workers(experiments.configure("cub", "light", device="cpu")) == 0
-    assert 1 <= runs.workers(experiments.configure("cub", "light", device="cuda")) <= 16
-    assert runs.workers(experiments.configure("cub", "light", device="cuda", workers=3)) == 3
+    assert handover.workers(experiments.configure("cub", "light", device="cpu")) == 0
+    assert 1 <= handover.workers(experiments.configure("cub", "light", device="cuda")) <= 16
+    assert handover.workers(experiments.configure("cub", "light", device="cuda", workers=3)) == 3
 
 
 def test_split(config):
     both = pd.concat([table(10), table(4, "test")], ignore_index=True)
-    assert runs.split(config, both, "train")["image_id"].tolist() == [str(i) for i in range(10)]
-    test = runs.split(config, both, "test")
+    assert handover.split(config, both, "train")["image_id"].tolist() == [str(i) for i in range(10)]
+    test = handover.split(config, both, "test")
     assert list(test.index) == [0, 1, 2, 3] and set(test["split"]) == {"test"}
 
 
 def test_a_validation_part_is_held_out_of_the_train_split(tmp_path):
     config = experiments.configure(results=str(tmp_path), evaluate_on="validation")
     both = pd.concat([table(10), table(4, "test").assign(image_id="never")], ignore_index=True)
-    train, held = runs.split(config, both, "train"), runs.split(config, both, "test")
+    train, held = handover.split(config, both, "train"), handover.split(config, both, "test")
     assert len(train) == 8 and len(held) == 2  # a fifth of each class
     assert sorted([*train["image_id"], *held["image_id"]]) == [str(i) for i in range(10)]
 
@@ -283,15 +283,15 @@ def test_photographs_in_the_geometry_of_a_protocol(config):
     pixels[:, :8] = pixels[:, -8:] = 0
     Image.fromarray(pixels).save(config.root / "0.png")
     test = table(1, "test").assign(boxes=[[(8.0, 0.0, 102.0, 110.0)]])
-    cropped, _, box = runs.test_set(config, test, PROTOCOLS["rethinkingcam"])[0]
+    cropped, _, box = handover.test_set(config, test, PROTOCOLS["rethinkingcam"])[0]
     assert cropped.shape == (3, 96, 96) and box.tolist() == [[1, 0, 95, 96]]
-    whole, _, box = runs.test_set(config, test, PROTOCOLS["paper"])[0]
+    whole, _, box = handover.test_set(config, test, PROTOCOLS["paper"])[0]
     assert whole.shape == (3, 96, 96)
     np.testing.assert_allclose(box, [[8 * 96 / 110, 0, 102 * 96 / 110, 96]], rtol=1e-6)
-    (seen,) = runs.pictures(experiments.replace(config, protocol="rethinkingcam"), test, [0])
+    (seen,) = handover.pictures(experiments.replace(config, protocol="rethinkingcam"), test, [0])
     assert seen.shape == (96, 96, 3) and seen.dtype == np.uint8
     assert (seen[:, [0, 95]] == 0).all() and (seen[:, 1:95] == 255).all()
-    (seen,) = runs.pictures(config, test, [0])
+    (seen,) = handover.pictures(config, test, [0])
     assert (seen[:, [0, 5, 90, 95]] == 0).all() and (seen[:, 9:87] == 255).all()
 
 
@@ -299,8 +299,8 @@ def test_ours_is_wgap_where_it_was_trained(config):
     for names, expected in ((["gap", "wgap", "tap"], "wgap"), (["gap", "wgap_sum"], "wgap_sum"), (["gap"], "gap")):
         for seed in config.seeds:
             rows = pd.DataFrame({"seed": seed, "method": "cam", "pooling": names})
-            runs.write_csv(rows, config.seed_folder(seed) / "networks.csv")
-        assert runs.ours(config) == expected
+            handover.write_csv(rows, config.seed_folder(seed) / "networks.csv")
+        assert handover.ours(config) == expected
 
 
 # What became of each image.
@@ -321,38 +321,38 @@ def judged():
 def test_what_became_of_each_image_is_handed_on(judged, config, capsys):
     config = experiments.replace(config, seeds=(0, 1))
     fixed = judged["threshold_rule"] == "fixed"
-    runs.write_overlaps(config, judged[fixed], "recombination.npz")
-    runs.write_overlaps(config, judged[~fixed], "thresholds.npz")
+    handover.write_overlaps(config, judged[fixed], "recombination.npz")
+    handover.write_overlaps(config, judged[~fixed], "thresholds.npz")
     assert "seed1/thresholds.npz" in capsys.readouterr().out
-    found = runs.overlaps(config)
+    found = handover.overlaps(config)
     metrics = judged.sample(frac=1, random_state=0).reset_index(drop=True)  # in any order
-    here, there = (runs.outcomes(metrics, rows, 0.5) for rows in (judged, found))
+    here, there = (handover.outcomes(metrics, rows, 0.5) for rows in (judged, found))
     for figure in ("gt_known", "top1_loc", "top1_cls"):
         assert here[figure].dtype == bool and here[figure].tolist() == there[figure].tolist()
     for row, known, located, right in zip(metrics.itertuples(), *here.values(), strict=True):
         assert known.tolist() == (row.iou >= 0.5).tolist() and right.tolist() == row.class_is_right.tolist()
         assert located.tolist() == (known & right).tolist()
-    assert runs.outcomes(metrics, judged, 0.7)["gt_known"].sum() == 8  # another IoU counts
+    assert handover.outcomes(metrics, judged, 0.7)["gt_known"].sum() == 8  # another IoU counts
     with pytest.raises(ValueError, match=r"no image's IoU is kept for \(1, 'cam', 'wgap', 'signed', 'otsu'\)"):
-        runs.outcomes(metrics, judged[:-1], 0.5)
+        handover.outcomes(metrics, judged[:-1], 0.5)
 
 
 def test_a_run_that_compares_no_rules_keeps_an_empty_list(judged, config):
-    runs.write_overlaps(config, judged[judged["seed"] == 0], "recombination.npz")
-    runs.write_overlaps(config, judged[:0], "thresholds.npz")
-    assert len(runs.overlaps(config)) == 4
+    handover.write_overlaps(config, judged[judged["seed"] == 0], "recombination.npz")
+    handover.write_overlaps(config, judged[:0], "thresholds.npz")
+    assert len(handover.overlaps(config)) == 4
 
 
 def test_a_missing_list_names_the_notebook_and_one_that_is_cut_off_itself(judged, config):
     with pytest.raises(FileNotFoundError, match=r"recombination\.npz is missing: run notebooks/03_cam_recombination"):
-        runs.overlaps(config)
-    runs.write_overlaps(config, judged[judged["seed"] == 0], "recombination.npz")
+        handover.overlaps(config)
+    handover.write_overlaps(config, judged[judged["seed"] == 0], "recombination.npz")
     path = config.seed_folder(0) / "recombination.npz"
     whole = path.read_bytes()
     for content in (b"", b"text", whole[:100], whole[:-1]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"seed0/recombination\.npz is no whole \.npz file \(.*: delete it"):
-            runs.overlaps(config)
+            handover.overlaps(config)
 
 
 @pytest.mark.parametrize(
@@ -362,4 +362,4 @@ def test_a_missing_list_names_the_notebook_and_one_that_is_cut_off_itself(judged
 )  # fmt: skip
 def test_tables_call_the_starting_weights_by_their_name(config, weights, expected):
     """No file is opened: a run can be verified where its weights are not."""
-    assert runs.starting_point(experiments.replace(config, weights=weights)) == expected
+    assert handover.starting_point(experiments.replace(config, weights=weights)) == expected

@@ -15,7 +15,7 @@ import torch
 from layouts_on_disk import ROOT, cub, weights_file
 from safetensors.torch import load_file
 
-from wsol_utils import distributed, models
+from wsol_utils import models, processes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,13 +34,13 @@ def assert_equal(a: Path, b: Path) -> None:
 
 
 def test_alone_everything_is_a_no_op():
-    assert (distributed.rank(), distributed.size(), distributed.launched()) == (0, 1, False)
-    assert distributed.gather("mine") == ["mine"]
+    assert (processes.rank(), processes.size(), processes.launched()) == (0, 1, False)
+    assert processes.gather("mine") == ["mine"]
     values = torch.tensor([1.0])
-    distributed.add(values)
-    distributed.wait()
-    with distributed.group("cpu"):
-        assert distributed.size() == 1
+    processes.add(values)
+    processes.wait()
+    with processes.group("cpu"):
+        assert processes.size() == 1
     assert values.tolist() == [1.0]
 
 
@@ -69,7 +69,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(sixteen, tmp_path):
 
 
 def test_collective_functions(tmp_path):
-    distributed.launch(2, "cpu", jobs.sums, tmp_path / "sums")
+    processes.launch(2, "cpu", jobs.sums, tmp_path / "sums")
     assert (tmp_path / "sums").read_text() == repr((2, [2.0, 1.0], [{"rank": 0}, {"rank": 1}]))
 
 
@@ -77,7 +77,7 @@ def test_a_step_of_two_processes_is_that_of_one(tmp_path):
     """Seven images: four for the first process, three for the second."""
     root = jobs.photographs(tmp_path / "photographs", 7)
     jobs.one_step(root, tmp_path / "one.safetensors")
-    distributed.launch(2, "cpu", jobs.one_step, root, tmp_path / "two.safetensors")
+    processes.launch(2, "cpu", jobs.one_step, root, tmp_path / "two.safetensors")
     one, two = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
     for key in one:
         torch.testing.assert_close(two[key], one[key], rtol=1e-10, atol=1e-10)
@@ -88,8 +88,8 @@ def test_a_step_of_two_processes_is_that_of_one(tmp_path):
 
 @pytest.mark.fault("one of several processes that train is killed", "the last checkpoint; all start again from there")
 def test_a_process_that_dies_is_started_again_from_the_last_checkpoint(sixteen, tmp_path):
-    distributed.launch(2, "cpu", jobs.three_epochs, sixteen, tmp_path / "whole.safetensors")
-    distributed.launch(2, "cpu", jobs.killed_in_mid_epoch, sixteen, tmp_path / "killed.safetensors", tmp_path / "log")
+    processes.launch(2, "cpu", jobs.three_epochs, sixteen, tmp_path / "whole.safetensors")
+    processes.launch(2, "cpu", jobs.killed_in_mid_epoch, sixteen, tmp_path / "killed.safetensors", tmp_path / "log")
     assert_equal(tmp_path / "killed.safetensors", tmp_path / "whole.safetensors")
     steps = [len((tmp_path / f"log.{rank}").read_text().splitlines()) for rank in (0, 1)]
     # twelve in all; what was kept before the sixth or seventh is not done again
@@ -98,11 +98,11 @@ def test_a_process_that_dies_is_started_again_from_the_last_checkpoint(sixteen, 
 
 def test_an_error_in_a_process_is_one_line_with_its_message(tmp_path):
     with pytest.raises(RuntimeError, match=r"process 1 of 2 failed: .*ValueError: the remedy is such and such"):
-        distributed.launch(2, "cpu", jobs.one_fails, "the remedy is such and such", restarts=0)
+        processes.launch(2, "cpu", jobs.one_fails, "the remedy is such and such", restarts=0)
 
 
 def test_a_batch_smaller_than_the_processes(sixteen, tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "size", lambda: 5)
+    monkeypatch.setattr(processes, "size", lambda: 5)
     with pytest.raises(ValueError, match="batch_size 4 is less than an image for each of 5 processes"):
         jobs.three_epochs(sixteen, tmp_path / "a.safetensors")
 

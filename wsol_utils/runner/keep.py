@@ -12,12 +12,12 @@ import torch
 
 from wsol_utils.boxes import thresholds
 from wsol_utils.data import datasets
-from wsol_utils.experiment import experiments, runs, stages
+from wsol_utils.experiment import experiments, handover, stages
 from wsol_utils.figures import plots, reference
 from wsol_utils.maps import cam
 from wsol_utils.network import models
 from wsol_utils.scores import evaluation, protocols
-from wsol_utils.scores.seeds import FIGURES
+from wsol_utils.scores.statistics import FIGURES
 
 TABLES = ("metrics.csv", "seeds.csv", "differences.csv", "contributions.csv", "table.csv", "table.md")
 SEED_TABLES = ("history", "channels", "features", "failures", "levels", "conventions", "protocols", "max_box_acc")
@@ -40,14 +40,14 @@ def keep_run(run: Path, name: str = "", other: Path | None = None) -> None:
         shutil.copy(run / file, kept / file)
     if other:
         for file in ("metrics.csv", "seeds.csv", "differences.csv", "contributions.csv"):
-            both = _with_further_poolings(runs.read_csv(run / file), runs.read_csv(other / file))
-            runs.write_csv(both, kept / file)
+            both = _with_further_poolings(handover.read_csv(run / file), handover.read_csv(other / file))
+            handover.write_csv(both, kept / file)
     for file in SEED_TABLES:
         rows = _of_seeds(run, file)
         if other:
             rows = _with_further_poolings(rows, _of_seeds(other, file))
         if len(rows):  # where nothing was trained, there is no history
-            runs.write_csv(rows.round(4), kept / f"{file}.csv")
+            handover.write_csv(rows.round(4), kept / f"{file}.csv")
         else:
             (kept / f"{file}.csv").unlink(missing_ok=True)  # an earlier run's
     rates = run.with_name(f"{run.resolve().name}_validation") / "head_rates.csv"
@@ -55,15 +55,15 @@ def keep_run(run: Path, name: str = "", other: Path | None = None) -> None:
         shutil.copy(rates, kept / rates.name)
     device = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["device"]
     for path in () if device.startswith("CPU") else sorted(kept.glob("*.csv")):
-        runs.write_csv(pd.read_csv(path).assign(device=device), path)
+        handover.write_csv(pd.read_csv(path).assign(device=device), path)
     show()
 
 
 def _of_seeds(run: Path, file: str) -> pd.DataFrame:
     """The tables of that name of all seeds of a run, one below the other; empty where there is none."""
-    seeds = sorted(set(runs.read_csv(run / "metrics.csv")["seed"]))
+    seeds = sorted(set(handover.read_csv(run / "metrics.csv")["seed"]))
     paths = [path for seed in seeds if (path := run / f"seed{seed}" / f"{file}.csv").is_file()]
-    found = [rows for path in paths if len(rows := runs.read_csv(path))]
+    found = [rows for path in paths if len(rows := handover.read_csv(path))]
     return pd.concat(found) if found else pd.DataFrame()
 
 
@@ -81,10 +81,10 @@ def keep_bands(dataset: str, measured: Mapping[str, Path]) -> None:
         measured: the run of each rounding, by its name.
     """
     columns = [*reference.KEY, "seed", *FIGURES]
-    rows = [runs.read_csv(run / "metrics.csv")[columns].assign(rounding=name) for name, run in measured.items()]
+    rows = [handover.read_csv(run / "metrics.csv")[columns].assign(rounding=name) for name, run in measured.items()]
     figures = pd.concat(rows, ignore_index=True).round(4)
-    runs.write_csv(figures, reference.folder("sample", dataset) / "roundings.csv")
-    runs.write_csv(reference.bands(figures).round(4), reference.folder("sample", dataset) / "bands.csv")
+    handover.write_csv(figures, reference.folder("sample", dataset) / "roundings.csv")
+    handover.write_csv(reference.bands(figures).round(4), reference.folder("sample", dataset) / "bands.csv")
 
 
 def show() -> None:
@@ -97,13 +97,13 @@ def keep_temperatures(usual: Path, others: list[Path]) -> None:
     """WGAP at several temperatures of its softmax, side by side."""
     rows = pd.concat([pd.read_csv(run / "seeds.csv") for run in (usual, *others)])
     rows = rows[rows["pooling"] == "wgap"].sort_values("temperature", kind="stable")
-    runs.write_csv(rows, reference.folder("sample", "birds") / "temperatures.csv")
+    handover.write_csv(rows, reference.folder("sample", "birds") / "temperatures.csv")
 
 
 def keep_example(run: Path) -> None:
     """One test image, and what the network trained with WGAP makes of it: what notebook 00 explains the method on."""
     config = experiments.configure("birds", "sample", results=str(run.parents[1]))
-    test = runs.split(config, runs.annotations(config), "test")
+    test = handover.split(config, handover.annotations(config), "test")
     classes = int(test["label"].max()) + 1
     model = models.load_into(stages.network(config, "wgap", classes, False), run / "seed0" / "wgap.safetensors").eval()
     photographs = datasets.ImageDataset(test, config.root, datasets.test_transform(config.image_size))

@@ -9,7 +9,7 @@ from PIL import Image
 from wsol_utils import datasets
 from wsol_utils.data import photographs as decoders
 from wsol_utils.data.datasets import DatasetError, ImageDataset
-from wsol_utils.data.loading import Loader
+from wsol_utils.data.loader import Loader
 
 BATCHES = [[4, 1], [0, 3], [5]]
 ALL = 6 * 3 * 40 * 40  # bytes of the frames

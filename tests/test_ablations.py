@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from wsol_utils import boxes, evaluation, pooling, readings, thresholds
+from wsol_utils import ablations, boxes, evaluation, pooling, thresholds
 from wsol_utils.maps.extract import maps_of
 from wsol_utils.maps.predictions import Predictions, kind
 from wsol_utils.scores.protocols import PROTOCOLS
@@ -40,9 +40,9 @@ def differences(change):
     }
 
 
-@pytest.mark.parametrize("reading", list(readings.CONVENTIONS)[1:])
+@pytest.mark.parametrize("reading", list(ablations.CONVENTIONS)[1:])
 def test_each_reading_changes_one_word_to_one_that_is_known(reading):
-    ((name, value),) = differences(readings.CONVENTIONS[reading]).items()
+    ((name, value),) = differences(ablations.CONVENTIONS[reading]).items()
     known = {"normalization": ("max", "minmax"), "resolution": ("input", "map"), "levels": (0, 255),
              "interpolation": ("bilinear", "bicubic"), "boundary": thresholds.BOUNDARIES,
              "component": boxes.COMPONENTS, "inclusive": (False, True)}  # fmt: skip
@@ -53,7 +53,7 @@ def test_each_reading_changes_one_word_to_one_that_is_known(reading):
 
 
 def test_every_reading_is_there():
-    changes = [differences(change) for change in readings.CONVENTIONS.values()]
+    changes = [differences(change) for change in ablations.CONVENTIONS.values()]
     assert [len(change["candidates"]) for change in changes if "candidates" in change] == [11, 101]
     assert [change for change in changes if "candidates" not in change] == [
         {},
@@ -70,7 +70,7 @@ def test_every_reading_is_there():
 
 def test_features_are_all_that_a_network_can_give():
     held = maps_of(torch.rand(1, 2, 2, 2), torch.rand(1, 2), pooling.build("gap"), torch.rand(1, 2, 2, 2))
-    assert [kind(*words) for words in readings.FEATURES.values()] == [name for name in held if "strongest" not in name]
+    assert [kind(*words) for words in ablations.FEATURES.values()] == [name for name in held if "strongest" not in name]
 
 
 # The figures.
@@ -84,8 +84,8 @@ def test_conventions_by_hand():
     two = predictions({"absolute": MAPS, "signed": np.zeros((2, 1, 4))}, TRUE, (10, 40))
     by_rule = evaluation.overlaps(two, "absolute", SMALL, thresholds.RULES)
     known = by_rule | evaluation.bounds(two, "absolute", SMALL)
-    found = readings.of_conventions(two, "absolute", SMALL)
-    pd.testing.assert_frame_equal(found, readings.of_conventions(two, "absolute", SMALL, known))
+    found = ablations.of_conventions(two, "absolute", SMALL)
+    pd.testing.assert_frame_equal(found, ablations.of_conventions(two, "absolute", SMALL, known))
     found = found.set_index("reading")
     assert list(found.columns) == ["fixed", "first_above_mean", "best_fixed", "oracle", "mean η"]
     # Above 0.2: three positions, IoU 2/3, and four, 1/4. V of the first map is 0.583, 0.75 from η = 0.25 and 1 from
@@ -99,15 +99,15 @@ def test_conventions_by_hand():
         assert figures.tolist() == pytest.approx(others.get(reading, usual)), reading
     # taken at map resolution already
     assert list(found.index) == [
-        name for name in readings.CONVENTIONS if name != "thresholds and boxes at map resolution"
+        name for name in ablations.CONVENTIONS if name != "thresholds and boxes at map resolution"
     ]
 
 
 def test_a_convention_that_holds_already_is_left_out():
     two = predictions({"absolute": MAPS}, TRUE, (10, 40))
     levelled = replace(SMALL, levels=255, interpolation="bicubic", component="contour", inclusive=True)
-    found = readings.of_conventions(two, "absolute", levelled)["reading"].tolist()
-    assert len(found) == len(readings.CONVENTIONS) - 5 and found[0] == "as it stands"
+    found = ablations.of_conventions(two, "absolute", levelled)["reading"].tolist()
+    assert len(found) == len(ablations.CONVENTIONS) - 5 and found[0] == "as it stands"
 
 
 def test_features_by_hand():
@@ -115,12 +115,12 @@ def test_features_by_hand():
     both = [right[0], wrong[0]]
     maps = {"signed": wrong, "absolute": right, "weighted_positive": both, "strongest_positive": right}
     two = predictions(maps, TRUE, (10, 40))
-    found = readings.of_features(two, SMALL)
+    found = ablations.of_features(two, SMALL)
     assert found["reading"].tolist() == ["P, signed (Eq. 2)", "P, absolute (Eq. 3)", "S⊙P, positive only"]
     assert found["oracle"].tolist() == [0, 100, 50]  # nothing of a map that the predictions do not hold
     assert found["fixed"].tolist() == [0, 50, 50]
     with_relu = predictions({"unrectified_absolute": right, "unrectified_absolute_maps": wrong}, TRUE, (10, 40))
-    found = readings.of_features(with_relu, SMALL)
+    found = ablations.of_features(with_relu, SMALL)
     assert found["reading"].tolist() == ["before the ReLU, Σ|w|G", "before the ReLU, |M_n|"]
     assert found["oracle"].tolist() == [100, 0]
 
@@ -140,7 +140,7 @@ def test_channels_by_hand():
         },
         [[(0, 0, 2, 2)], [(0, 0, 4, 2)]], (2, 4),
     )  # fmt: skip
-    found = readings.of_channels(two, replace(PAPER, levels=255)).set_index("map")
+    found = ablations.of_channels(two, replace(PAPER, levels=255)).set_index("map")
     expected = {
         "strongest positive channel": [(50 + 25) / 2, 100, 75],
         "strongest negative channel": [(0 + 25) / 2, (0 + 100) / 2, 75],
@@ -164,8 +164,8 @@ def test_failures_by_hand():
         {"threshold_rule": ["fixed", "li", "oracle"], "hit": [20.0, 60.0, 80.0], "threshold too low": [40.0, 20.0, 0.0],
          "threshold too high": [20.0, 20.0, 0.0], "no threshold hits": [20.0, 0.0, 20.0]}
     )  # fmt: skip
-    pd.testing.assert_frame_equal(readings.of_failures(found, PAPER), expected)
-    lenient = readings.of_failures(found, replace(PAPER, iou=0.3)).set_index("threshold_rule")
+    pd.testing.assert_frame_equal(ablations.of_failures(found, PAPER), expected)
+    lenient = ablations.of_failures(found, replace(PAPER, iou=0.3)).set_index("threshold_rule")
     assert lenient["hit"].tolist() == [80, 80, 100] and not lenient["no threshold hits"].any()
 
 
@@ -175,7 +175,7 @@ def test_shares_of_failures_are_all_images():
     best = overlap.argmax(axis=1)
     grid = np.array([0.0, 0.2, 0.5, 1.0])
     found = {"fixed": (np.full(50, 0.2), overlap[:, 1]), "oracle": (grid[best], overlap[range(50), best])}
-    shares = readings.of_failures(found, PAPER).drop(columns="threshold_rule")
+    shares = ablations.of_failures(found, PAPER).drop(columns="threshold_rule")
     assert shares.sum(axis=1).tolist() == pytest.approx([100, 100])
 
 
@@ -188,7 +188,7 @@ def test_levels_by_hand():
     five = predictions({"absolute": maps}, true, (30, 40))
     chosen = np.array([0.2, 0.1, 0.3, 0.4, 0.1]), np.array([0.5, 0.4, 0.1, 0.2, 0.3])
     best = np.array([0.2, 0.3, 0.4, 0.1, 0.5]), np.array([0.5, 0.6, 0.9, 0.7, 0.4])
-    found = readings.of_levels(five, "absolute", replace(SMALL, levels=255), chosen, best)
+    found = ablations.of_levels(five, "absolute", replace(SMALL, levels=255), chosen, best)
     assert found["outcome"].tolist() == ["hit", "threshold too low", "threshold too high", "no threshold hits"]
     expected = [  # share, η chosen and best, level on the border and in the box
         [20, 0.2, 0.2, 0.5, 1],
@@ -197,7 +197,7 @@ def test_levels_by_hand():
         [20, 0.1, 0.5, 2 * 0.5 / 10, 2 * 0.5 / 6],  # two boxes of six positions together
     ]
     np.testing.assert_allclose(found.drop(columns="outcome"), expected, rtol=1e-6)
-    hits = readings.of_levels(
+    hits = ablations.of_levels(
         five.subset(np.array([0])), "absolute", SMALL, *((a[:1], b[:1]) for a, b in (chosen, best))
     )
     assert hits["images, %"].tolist() == [100, 0, 0, 0]
@@ -209,12 +209,12 @@ def test_scores_of_choe_by_hand():
     one = predictions({"absolute": [line_and_square]}, [[(0, 0, 1, 1)]], (2, 4))
     protocol = PROTOCOLS["wsolevaluation"]
     # the square is the largest and a miss, the line is right; the last thresholds leave the square alone
-    assert readings.of_choe(one, "absolute", protocol) == {
+    assert ablations.of_choe(one, "absolute", protocol) == {
         "MaxBoxAcc": 0, "at τ": 0, "MaxBoxAccV2": 100, "PxAP": pytest.approx(np.nan, nan_ok=True),
         "max_box_acc_v2_30": 100, "max_box_acc_v2_50": 100, "max_box_acc_v2_70": 100,
     }  # fmt: skip
     mask = np.array([[1, 0, 0, 0]] * 2)
-    scores = readings.of_choe(one, "absolute", replace(protocol, iou=0.2, grid=(0.5, 0.8, 1)), [mask])
+    scores = ablations.of_choe(one, "absolute", replace(protocol, iou=0.2, grid=(0.5, 0.8, 1)), [mask])
     # above the maximum nothing is left, and that box's one pixel is a quarter of the true one's four
     assert (scores["MaxBoxAcc"], scores["at τ"], scores["MaxBoxAccV2"]) == (100, 1, 100)
     assert scores["PxAP"] == pytest.approx(100 * 2 / 6)  # two of the six pixels that score most

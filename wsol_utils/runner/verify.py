@@ -12,25 +12,25 @@ import numpy as np
 import pandas as pd
 
 from wsol_utils.common import files
-from wsol_utils.experiment import experiments, runs
+from wsol_utils.experiment import experiments, handover
 from wsol_utils.figures import tables
 from wsol_utils.maps.predictions import FILES, Predictions
 from wsol_utils.runner import comparison, manifest
-from wsol_utils.scores import evaluation, seeds
+from wsol_utils.scores import evaluation, statistics
 
 KEYS = {  # what tells the rows of a table apart
-    "metrics.csv": ["seed", *runs.COMBINATION],
-    "seeds.csv": runs.COMBINATION,
-    "differences.csv": ["step", *runs.COMBINATION, "figure"],
+    "metrics.csv": ["seed", *handover.COMBINATION],
+    "seeds.csv": handover.COMBINATION,
+    "differences.csv": ["step", *handover.COMBINATION, "figure"],
     "contributions.csv": ["form", "figure", "step"],
 }
 MADE = {  # what notebook 05 makes of metrics.csv and of each image's IoU, which are checked first
-    "seeds.csv": lambda config, metrics: seeds.over_seeds(metrics),
-    "differences.csv": lambda config, metrics: seeds.paired_differences(
-        metrics, outcomes=runs.outcomes(metrics, runs.overlaps(config), config.conventions.iou)
+    "seeds.csv": lambda config, metrics: statistics.over_seeds(metrics),
+    "differences.csv": lambda config, metrics: statistics.paired_differences(
+        metrics, outcomes=handover.outcomes(metrics, handover.overlaps(config), config.conventions.iou)
     ),
     "contributions.csv": lambda config, metrics: tables.all_contributions(  # of the table that was just checked
-        runs.read_csv(config.folder / "differences.csv")
+        handover.read_csv(config.folder / "differences.csv")
     ),
     "table.csv": lambda config, metrics: tables.combined(config.dataset, metrics).to_csv(index=False),
     "table.md": lambda config, metrics: tables.to_markdown(tables.combined(config.dataset, metrics), config.dataset),
@@ -161,7 +161,7 @@ def _checksums(folder: Path, listed: dict[str, str]) -> tuple[list[Finding], dic
 def _figures(config: Kept, checked: dict[str, bool], whole: set[str]) -> list[Finding]:
     """metrics.csv beside what the predictions say, and the tables of notebook 05 beside what it says."""
     try:
-        metrics = runs.read_csv(config.folder / "metrics.csv")
+        metrics = handover.read_csv(config.folder / "metrics.csv")
     except (OSError, ValueError) as error:
         return [Finding(f"metrics.csv is no table: {_line(error)}")]
     try:
@@ -174,7 +174,9 @@ def _figures(config: Kept, checked: dict[str, bool], whole: set[str]) -> list[Fi
             if isinstance(again, str):
                 findings += _told(comparison.of_texts(name, (config.folder / name).read_bytes(), again))
             else:
-                findings += _told(comparison.of_tables(name, KEYS[name], runs.read_csv(config.folder / name), again))
+                findings += _told(
+                    comparison.of_tables(name, KEYS[name], handover.read_csv(config.folder / name), again)
+                )
         except Exception as error:  # likewise
             findings.append(Finding(f"{name} cannot be computed again: {_line(error)}"))
     return findings
@@ -183,11 +185,11 @@ def _figures(config: Kept, checked: dict[str, bool], whole: set[str]) -> list[Fi
 def _metrics(config: Kept, metrics: pd.DataFrame, whole: set[str]) -> list[Finding]:
     columns, networks = list(evaluation.NETWORK), metrics  # or, where it is whole, the list of them
     if all(f"seed{seed}/networks.csv" in whole for seed in config.seeds):
-        networks = runs.networks(config)
+        networks = handover.networks(config)
     findings, rows, failed = [], [], []
     for network in networks[columns].drop_duplicates().itertuples(index=False, name=None):
         seed, method, pooling = network
-        path = runs.prediction_folder(config, seed, pooling, config.conventions, method)
+        path = handover.prediction_folder(config, seed, pooling, config.conventions, method)
         name = path.relative_to(config.folder).as_posix()
         try:
             if not {f"{name}/{file}" for file in FILES} <= whole:  # the checksums have told why
@@ -198,7 +200,7 @@ def _metrics(config: Kept, metrics: pd.DataFrame, whole: set[str]) -> list[Findi
             failed.append(network)
     if rows:
         left = metrics[~pd.MultiIndex.from_frame(metrics[columns]).isin(failed)] if failed else metrics
-        again = runs.described(config, pd.DataFrame(rows))
+        again = handover.described(config, pd.DataFrame(rows))
         findings += _told(comparison.of_tables("metrics.csv", KEYS["metrics.csv"], left, again))
         findings += _overlaps(config, pd.DataFrame(rows))
     return findings
@@ -206,9 +208,9 @@ def _metrics(config: Kept, metrics: pd.DataFrame, whole: set[str]) -> list[Findi
 
 def _overlaps(config: Kept, again: pd.DataFrame) -> list[Finding]:
     """Each image's IoU, as it is kept, beside what the predictions say."""
-    key = ["seed", *runs.COMBINATION]
+    key = ["seed", *handover.COMBINATION]
     try:
-        kept = runs.overlaps(config).set_index(key)
+        kept = handover.overlaps(config).set_index(key)
     except (OSError, ValueError, KeyError) as error:
         return [Finding(f"the IoU of the images were not checked: {_line(error)}")]
     said = []

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from torchvision.models import get_weight
 
 from wsol_utils import __main__ as commands
-from wsol_utils import downloads
+from wsol_utils import download
 from wsol_utils.data.layouts import DatasetError
 
 CONTENT = bytes(range(256)) * 4000  # 1,024,000 bytes
@@ -97,7 +97,7 @@ def table(site, tmp_path, monkeypatch):
         row |= {"bytes": len(content), "algorithm": "sha256", "checksum": hashlib.sha256(content).hexdigest()}
         row |= {"stated_by": "this test", "verified_here": "no", "unpacks_to": values.get("name", "birds.bin")}
         pd.DataFrame([row | {"data_root": ""} | values]).to_csv(tmp_path / "table.csv", index=False)
-        monkeypatch.setattr(downloads, "TABLE", tmp_path / "table.csv")
+        monkeypatch.setattr(download, "TABLE", tmp_path / "table.csv")
 
     make()
     return make
@@ -123,12 +123,12 @@ def in_a_process(name, folder):
 
 def fetched(folder):
     """The file is fetched, whole, and nothing else is left."""
-    assert downloads.fetch("birds.bin", folder).read_bytes() == CONTENT and names(folder) == ["birds.bin"]
+    assert download.fetch("birds.bin", folder).read_bytes() == CONTENT and names(folder) == ["birds.bin"]
 
 
 def refused(folder, told):
     with pytest.raises(DatasetError, match=told):
-        downloads.fetch("birds.bin", folder)
+        download.fetch("birds.bin", folder)
 
 
 # Interruptions.
@@ -140,11 +140,11 @@ def refused(folder, told):
     (False, None, "onnection broken: IncompleteRead"), (False, -1, "the connection ended"), (True, None, "timed out"),
 ])  # fmt: skip
 def test_a_cut_download_goes_on(site, folder, monkeypatch, stalls, length, told):
-    monkeypatch.setattr(downloads, "TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "TIMEOUT", 0.5)
     site.stop_at, site.stalls, site.length = HALF, stalls, length
     refused(folder, told + r".*; \d+ of 1024000 bytes are kept: run again, and it goes on from there")
     kept = (folder / PART).stat().st_size
-    assert HALF - downloads.AT_ONCE < kept <= HALF and names(folder) == [PART, STAMP]
+    assert HALF - download.AT_ONCE < kept <= HALF and names(folder) == [PART, STAMP]
     site.stop_at = site.length = None
     fetched(folder)
     assert site.asked[1]["Range"] == f"bytes={kept}-" and site.asked[1]["If-Range"] == '"one"'
@@ -259,7 +259,7 @@ def archive(site, table, folder):
     return site.content
 
 
-def download(*arguments):
+def command(*arguments):
     return CliRunner().invoke(commands.main, ["download", *map(str, arguments)])
 
 
@@ -275,7 +275,7 @@ def test_two_at_once(site, archive, folder):
 @pytest.mark.fault("no space is left for a download", "its bytes; the error says where to free some")
 def test_no_space(folder, small_disk):
     with pytest.raises(OSError, match=r"birds\.bin could not be written \(File too large\): free some space there"):
-        downloads.fetch("birds.bin", folder)
+        download.fetch("birds.bin", folder)
     assert (folder / PART).stat().st_size == 65536
 
 
@@ -285,25 +285,25 @@ def test_the_command_fetches_and_unpacks_once(site, archive, folder, there):
         folder.mkdir()
         (folder / "birds.tgz").write_bytes(archive)
     for options in ((), ("--no-keep-archive",)):  # the second finds nothing to do
-        result = download("birds.tgz", "--root", folder, *options)
+        result = command("birds.tgz", "--root", folder, *options)
         assert result.stdout == f"{folder / 'birds'} is there; DATA_ROOT={folder / 'birds'}\n", result.stderr
     assert (folder / "birds" / "images" / "a.jpg").read_bytes() == CONTENT
     assert names(folder) == ["birds", "birds.tgz"] and len(site.asked) == (0 if there else 1)
 
 
 def test_the_command_can_remove_the_archive(archive, folder):
-    assert download("birds.tgz", "--root", folder, "--no-keep-archive").exit_code == 0 and names(folder) == ["birds"]
+    assert command("birds.tgz", "--root", folder, "--no-keep-archive").exit_code == 0 and names(folder) == ["birds"]
 
 
 def test_the_command_fetches_a_file_that_is_no_archive(folder):
-    assert download("birds.bin", "--root", folder).stdout == f"{folder / 'birds.bin'} is there\n"
+    assert command("birds.bin", "--root", folder).stdout == f"{folder / 'birds.bin'} is there\n"
 
 
 @pytest.mark.fault("an archive is not the one that the table states, by one byte", "it is not unpacked")
 def test_what_is_not_verified_is_not_unpacked(archive, folder):
     folder.mkdir()
     (folder / "birds.tgz").write_bytes(archive[:9] + b"\0" + archive[10:])  # gzip's note of the system: it unpacks
-    result = download("birds.tgz", "--root", folder)
+    result = command("birds.tgz", "--root", folder)
     assert result.exit_code == 1 and "found sha256" in result.stderr and names(folder) == ["birds.tgz"]
 
 
@@ -316,13 +316,13 @@ def test_an_error_is_one_line(site, archive, folder, table, name, message):
     site.stop_at = 100
     if name == "birds.zip":
         table(url="", bytes="", algorithm="", checksum="", name="birds.zip", unpacks_to="a.txt")
-    result = download(name, "--root", folder)
+    result = command(name, "--root", folder)
     assert result.exit_code == 1 and re.search(message, result.stderr) and result.stderr.count("\n") == 1
 
 
 # The table.
 
-ROWS = downloads.table()
+ROWS = download.table()
 ROOT = Path(__file__).parents[1]
 SECTION = (ROOT / "data" / "README.md").read_text(encoding="utf-8").split("## Downloads")[1].split("\n## ")[0]
 WEIGHTS = {"vgg16": "VGG16_Weights", "resnet50": "ResNet50_Weights", "squeezenet1_1": "SqueezeNet1_1_Weights"}

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from layouts_on_disk import ROAD, ROOT, cub, ilsvrc, run_road, weights_file
 
 from wsol_utils import __main__ as commands
-from wsol_utils import evaluation, experiments, files, manifest, models, protocols, runs, tables, verification
-from wsol_utils.runner.verification import verify
+from wsol_utils import evaluation, experiments, files, handover, manifest, models, protocols, tables
+from wsol_utils.runner.verify import measured, read, verify
 
 
 def make(folder, **others):
@@ -112,8 +112,8 @@ def test_a_network_that_stands_as_it_is(tmp_path):
 
 def test_every_row_is_computed_again(run):
     """Two networks, two recombinations, five rules: all of metrics.csv, from the predictions."""
-    _, config = verification.read(run)
-    rows = verification.measured(config, runs.passes(config))
+    _, config = read(run)
+    rows = measured(config, handover.passes(config))
     assert len(rows) == len(pd.read_csv(run / "metrics.csv")) == 2 * 2 * 5
 
 
