@@ -157,7 +157,7 @@ def test_predictions_that_are_cut_off(run, agreeing):
         rewrite(run, lambda c: c["sha256"].update({"seed0/predictions_wgap/box.npy": files.sha256(path)}))
     *before, last = lines(run)
     assert last.startswith("seed0/predictions_wgap: the figures made of it were not checked: ")
-    assert ("box.npy is no whole .npy file" in last) == agreeing and bool(before) != agreeing
+    assert ("box.npy is missing, cut off or" in last) == agreeing and bool(before) != agreeing
 
 
 @pytest.mark.fault(

@@ -24,8 +24,8 @@ REMEDIES = {
 def written(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, to be written in the block; it takes that name once its bytes are on the disk.
 
-    A reader sees the old file or the new one, never a part. An error leaves the old one and nothing else. Several
-    processes may write the same file: the last one's stays.
+    It may become a file or a folder of files. A reader sees the old one or the new one, never a part. An error leaves
+    the old one and nothing else. Several processes may write the same: the last one's stays.
 
     Args:
         durable: whether the file survives a power cut from here on; otherwise only that nobody reads a part.
@@ -37,6 +37,7 @@ def written(path: str | os.PathLike, durable: bool = True) -> Iterator[Path]:
     temporary = beside(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)  # of a killed process of the same number
         try:
             yield temporary
             put(temporary, path, durable)

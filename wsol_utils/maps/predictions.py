@@ -103,7 +103,7 @@ class Predictions:
         lengths = [{found[name].shape[:1] for name in names} for names in (PER_IMAGE, PER_BOX)]
         lengths.append({found["kinds"].shape, found["scaled_maps"].shape[1:2], found["scales"].shape[1:2]})
         if any(len(some) > 1 for some in lengths):
-            raise ValueError(f"{path} holds no predictions (its arrays do not go together): delete it and run again")
+            raise ValueError(f"{path} holds no whole predictions (they do not go together): delete it and run again")
         return cls(**found | {"identity": str(found["identity"])})
 
 
@@ -120,14 +120,7 @@ def made_from(path: Path) -> str:
 
 @contextmanager
 def written(path: Path, images: int, boxes: int) -> Iterator[Callable[..., None]]:
-    """Write predictions part by part into a folder that gets its name once every row is there.
-
-    A reader sees the old folder or the new one, never a part; an error leaves the old one and nothing else. Memory does
-    not grow with the rows.
-
-    Args:
-        path: of the folder.
-        images, boxes: N and M.
+    """Write a folder of N images and M boxes part by part, as `files.written` does; memory does not grow with them.
 
     Yields:
         A function that takes fields of `Predictions` by name: of those with a row for each image or box the rows that
@@ -138,31 +131,24 @@ def written(path: Path, images: int, boxes: int) -> Iterator[Callable[..., None]
         ValueError: if there are more or fewer rows than N and M.
     """
     totals = dict.fromkeys(PER_IMAGE, images) | dict.fromkeys(PER_BOX, boxes)
-    folder, done = files.beside(path), dict.fromkeys(totals, 0)
+    done = dict.fromkeys(totals, 0)
+    with files.written(path) as folder:
+        folder.mkdir()
 
-    def put(**arrays: np.ndarray) -> None:
-        for name, rows in arrays.items():
-            file, start = folder / f"{name}.npy", done.get(name, 0)
-            with files.explained(path):
+        def put(**arrays: np.ndarray) -> None:
+            for name, rows in arrays.items():
+                file, start = folder / f"{name}.npy", done.get(name, 0)
                 if not file.exists():
                     _reserve(file, rows.dtype, (totals[name], *rows.shape[1:]) if name in totals else rows.shape)
                 array: np.ndarray = npy.open_memmap(file)  # anew each time: what stays mapped counts as memory
-            if name in totals:
-                done[name] = start + len(rows)
-                array = array[start : done[name]]
-            np.copyto(array, rows, casting="no")
+                if name in totals:
+                    done[name] = start + len(rows)
+                    array = array[start : done[name]]
+                np.copyto(array, rows, casting="no")
 
-    try:
-        with files.explained(path):
-            files.remove(folder)  # of a killed process of the same number
-            folder.mkdir(parents=True)
         yield put
         if short := [name for name in totals if done[name] != totals[name]]:
             raise ValueError(f"{path} lacks rows of {short[0]!r}: {done[short[0]]} of {totals[short[0]]}")
-        with files.explained(path):
-            files.put(folder, path)
-    finally:
-        files.remove(folder)
 
 
 def _reserve(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -181,15 +167,11 @@ def _which(path: Path) -> tuple[int, int]:
 
 def _mapped(path: Path, name: str) -> np.ndarray:
     """An array of a folder, read-only: a part is read when it is looked at."""
-    file = path / f"{name}.npy"
     try:
-        return npy.open_memmap(file, "r")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"{path} holds no predictions ({file.name} is missing): delete it and run again") from error
+        return npy.open_memmap(path / f"{name}.npy", "r")
     except Exception as error:  # NumPy's reader raises many kinds
-        if isinstance(error, OSError) and error.filename:
-            raise  # the file cannot be opened
-        raise ValueError(f"{file} is no whole .npy file ({error}): delete {path.name} and run again") from error
+        problem = f"{name}.npy is missing, cut off or something else: {error}"
+        raise ValueError(f"{path} holds no whole predictions ({problem}): delete it and run again") from error
 
 
 def recombined(predictions: Predictions, recombinations: Sequence[str], features: str = "plain") -> dict[str, str]:

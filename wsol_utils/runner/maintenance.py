@@ -154,7 +154,7 @@ def execute_in_place(path: Path, folder: Path | None = None) -> None:
         execute(path, Path(elsewhere, path.name), folder=folder or path.parent, bar=path.name)
         notebook = nbformat.read(Path(elsewhere, path.name), as_version=4)
     for cell in notebook.cells:
-        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags" and value}
         for output in cell.get("outputs", []):  # a widget lives in its kernel alone
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
