@@ -140,13 +140,14 @@ def test_every_name_leads_to_its_module():
 
 USED = """
 import torch
-from wsol_utils import boxes, cam, metrics, models, pooling, thresholds
+from wsol_utils import boxes, cam, method, metrics, models, pooling, thresholds
 
 F = torch.rand(2, 5, 4, 4)
 poolings = pooling.GlobalAveragePool(), pooling.WeightedGlobalAveragePool(temperature=1.0, divide_by_area=True)
 assert all(pool(F).shape == (2, 5) for pool in (*poolings, pooling.ThresholdedAveragePool(threshold=0.1)))
-network = models.build("small_vgg", 3, poolings[1], weights=None)
-found = network(torch.rand(2, 3, 32, 32))
+assert method.names()[0] == "cam" and {"has", "acol"} < set(method.names())
+network = models.build("small_vgg", 3, poolings[1], weights=None, method="has", method_options={"side": 8})
+found = network(torch.rand(2, 3, 32, 32), targets=None)
 assert found.logits.shape == (2, 3) and found.features.ndim == 4
 assert network.class_weights.shape == (3, found.features.shape[1])
 maps = cam.activation_map(F, torch.rand(2, 5), recombination="absolute")
