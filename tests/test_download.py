@@ -115,8 +115,8 @@ def names(folder):
 
 def in_a_process(name, folder):
     script = (
-        "import sys; from pathlib import Path; from wsol_utils import downloads\n"
-        "downloads.TABLE = Path(sys.argv[1]); downloads.get(*sys.argv[2:])"
+        "import sys; from pathlib import Path; from wsol_utils import download\n"
+        "download.TABLE = Path(sys.argv[1]); download.get(*sys.argv[2:])"
     )
     return subprocess.Popen([sys.executable, "-c", script, folder.parent / "table.csv", name, folder])
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -181,12 +182,13 @@ IN_A_PLACE_OF_ITS_OWN = ("unshare", "--user", "--map-root-user", "--mount", "sh"
     "no SIGBUS: folder and remedy are named before the first row is written",
 )
 def test_predictions_on_a_full_disk(tmp_path):
-    mounted = f"mount -t tmpfs -o size=1m none {tmp_path}"
+    mounted = f"mount -t tmpfs -o size=1m none {shlex.quote(str(tmp_path))}"
     try:
         subprocess.run([*IN_A_PLACE_OF_ITS_OWN, mounted], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no file system may be mounted here")
-    command = f"{mounted} && exec {sys.executable} {jobs.__file__} full_disk {tmp_path / 'predictions'}"
+    words = shlex.join([sys.executable, jobs.__file__, "full_disk", str(tmp_path / "predictions")])
+    command = f"{mounted} && exec {words}"
     tried = subprocess.run([*IN_A_PLACE_OF_ITS_OWN, command], capture_output=True, text=True)
     assert tried.returncode == 0, tried
     _, said, left = tried.stdout.splitlines()

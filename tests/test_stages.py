@@ -283,8 +283,8 @@ def test_processes_are_started_where_there_is_something_to_do(trained, monkeypat
     config, table = trained
     launched = []
 
-    def launch(processes, device, function, *arguments):
-        launched.append((processes, device, function.__name__))
+    def launch(count, device, function, *arguments):
+        launched.append((count, device, function.__name__))
         monkeypatch.setattr(processes, "launched", lambda: True)
         function(*arguments)  # as the processes would
         monkeypatch.setattr(processes, "launched", lambda: False)
