@@ -113,10 +113,11 @@ def test_a_cut_archive(folder, pack, share):
 
 
 KILLED = """
-import os, sys; from pathlib import Path; from wsol_utils import unpacking
+import os, signal, sys; from pathlib import Path; from wsol_utils import unpacking
 def hook(event, about):
     if event == "open" and str(about[0]).endswith("2.jpg"):
         os.kill(os.getpid(), int(sys.argv[2]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which who started the tests may ignore
 sys.addaudithook(hook)
 archive = Path(sys.argv[1])
 unpacking.unpack(archive, archive.parent, "birds")
