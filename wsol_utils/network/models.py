@@ -15,6 +15,7 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from wsol_utils.common import files
+from wsol_utils.common.checks import one_of
 from wsol_utils.network import method as methods
 from wsol_utils.network import pooling as poolings
 from wsol_utils.network import weights as weights_files
@@ -233,8 +234,7 @@ def load_into(model: nn.Module, path: str | Path) -> nn.Module:
 
 
 def _backbone(name: str) -> Backbone:
-    if name not in BACKBONES:
-        raise ValueError(f"unknown backbone {name!r}; choose one of {', '.join(BACKBONES)}")
+    one_of("backbone", name, BACKBONES)
     return BACKBONES[name]
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from wsol_utils.common.checks import one_of
+
 
 class GlobalAveragePool(nn.Module):
     """The mean over all positions: the pooling of the original CAM (Zhou et al. 2016)."""
@@ -89,6 +91,5 @@ def build(name: str, temperature: float = 1.0) -> nn.Module:
     Raises:
         ValueError: if the name is unknown.
     """
-    if name not in POOLINGS:
-        raise ValueError(f"unknown pooling {name!r}; choose one of {', '.join(POOLINGS)}")
+    one_of("pooling", name, POOLINGS)
     return POOLINGS[name](temperature)
