@@ -16,6 +16,12 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY = (124, 116, 104)  # ImageNet's mean as a pixel
 
 
+def generator(*key: int) -> torch.Generator:
+    """A generator on the CPU whose draws depend on the key alone, such as (seed, epoch, image)."""
+    state = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
 @dataclass(frozen=True)
 class Transform:
     """The geometry of the network's input.
@@ -43,10 +49,9 @@ class Transform:
         room = self.frame + 2 * self.padding - self.size
         if not self.augmented:
             return round(room / 2), round(room / 2), False
-        state = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0]))
-        top, left = (int(torch.randint(room + 1, (), generator=generator)) if room else 0 for _ in "yx")
-        return top, left, bool(torch.rand(1, generator=generator) < 0.5)
+        draws = generator(*key)
+        top, left = (int(torch.randint(room + 1, (), generator=draws)) if room else 0 for _ in "yx")
+        return top, left, bool(torch.rand(1, generator=draws) < 0.5)
 
     def finish(
         self, frames: Tensor, boxes: Sequence[Tensor], crops: Sequence[tuple[int, int, bool]]

@@ -13,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -177,12 +176,6 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
 def source(cls: type[Method]) -> Path:
     """The file that a method is written in: where it changes, its networks are trained again."""
     return Path(inspect.getfile(cls))
-
-
-def generator(*key: int) -> torch.Generator:
-    """A generator on the CPU whose draws depend on the key alone, such as (seed, epoch, image)."""
-    state = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
 
 
 def order_of(images: int, seed: int, epoch: int) -> list[int]:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wsol_utils.network.method import Key, Method, Targets, generator, register
+from wsol_utils.data.transforms import generator
+from wsol_utils.network.method import Key, Method, Targets, register
 
 
 @register("has")
