@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _FOLDERS = {
-    "common": "bars checks files imports",
+    "common": "arrays bars checks files imports",
     "data": "datasets download layouts loader photographs texts transforms unpacking",
     "data.sample": "drawing shapes",
     "network": "checkpoints method models pooling processes recipe training weights",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # the same for editors and mypy
     from wsol_utils import benchmarks, boxes
     from wsol_utils.benchmarks import throughput
     from wsol_utils.boxes import thresholds
-    from wsol_utils.common import bars, checks, files, imports
+    from wsol_utils.common import arrays, bars, checks, files, imports
     from wsol_utils.data import datasets, download, layouts, loader, photographs, texts, transforms, unpacking
     from wsol_utils.data.sample import drawing, shapes
     from wsol_utils.data.sample import render as sample

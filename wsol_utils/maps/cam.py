@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsol_utils.common.arrays import divided, stretched
 from wsol_utils.common.checks import Array, floating, like, one_of
 
 # M_p and M_n, the maps of the channels with positive and with negative weights, each (B, H, W) -> the map.
@@ -69,14 +70,10 @@ def normalize(maps: Array, how: str = "max") -> Array:
     """
     one_of("normalization", how, ("max", "minmax"))
     values = floating(maps)
-    dtype, noise = values.dtype, torch.zeros((), dtype=values.dtype, device=values.device)
-    if how == "minmax":
-        values = values.to(torch.promote_types(values.dtype, torch.float32))  # float16's range can overflow
-        noise = 8 * torch.finfo(values.dtype).eps * values.abs().amax(dim=(-2, -1), keepdim=True)  # of an upsampling
-        values = values - values.amin(dim=(-2, -1), keepdim=True)
-    peak = values.amax(dim=(-2, -1), keepdim=True)
-    scaled = torch.where(peak > noise, values / torch.where(peak > noise, peak, 1), 0)
-    return like(maps, scaled.to(dtype))
+    if how == "max":
+        return like(maps, divided(values))
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))  # float16's range can overflow
+    return like(maps, stretched(wide).to(values.dtype))
 
 
 def upsample(maps: Array, size: int | tuple[int, int], interpolation: str = "bilinear") -> Array:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsol_utils.common.arrays import stretched
 from wsol_utils.network.method import Method, Output, Targets, register
 
 
@@ -61,7 +62,7 @@ class AdversarialComplementaryLearning(Method):
         smooth, found = self._a(network.backbone(images))
         a = _class_map(found, network.head, classes)
         b = _class_map(self.branch_b(self._erased(smooth, a)), self.head_b, classes)
-        return torch.maximum(_stretched(a), _stretched(b))
+        return torch.maximum(stretched(a), stretched(b))
 
     def _a(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, C, H, W) -> smoothed, as both branches take them, and branch A's own (B, width, H, W)."""
@@ -70,7 +71,7 @@ class AdversarialComplementaryLearning(Method):
 
     def _erased(self, smooth: Tensor, map_of_a: Tensor) -> Tensor:
         """0 where A's map (B, H, W), stretched, reaches δ; a comparison hands no gradient on."""
-        return torch.where(_stretched(map_of_a)[:, None] < self.delta, smooth, 0)
+        return torch.where(stretched(map_of_a)[:, None] < self.delta, smooth, 0)
 
 
 def _branch(channels: int, width: int) -> nn.Module:
@@ -90,9 +91,3 @@ def _class_map(features: Tensor, head: nn.Linear, classes: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         wide = torch.promote_types(features.dtype, torch.float32)
         return torch.einsum("bc,bchw->bhw", head.weight[classes].to(wide), features.to(wide))
-
-
-def _stretched(maps: Tensor) -> Tensor:
-    """Each map between its minimum and maximum, in [0, 1]; a constant one becomes 0."""
-    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
