@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from wsol_utils.common.checks import one_of
-
 SCHEDULES = ("constant", "onecycle", "steps")
 
 
@@ -34,8 +32,10 @@ class Recipe:
     schedule: str = "constant"
 
     def __post_init__(self) -> None:
-        one_of("optimizer", self.optimizer, ("sgd", "adamw"))
-        one_of("schedule", self.schedule, SCHEDULES)
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; choose one of sgd, adamw")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}")
 
 
 def rate_factor(schedule: str, progress: float) -> float:
