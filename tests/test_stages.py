@@ -15,9 +15,9 @@ from wsol_utils import (
     experiments,
     handover,
     imports,
+    locate,
     models,
     networks,
-    own_images,
     preparation,
     processes,
     stages,
@@ -205,9 +205,9 @@ def test_a_compared_method_goes_the_whole_way(small_cub, name, kinds):
     own = networks.load_network(checkpoint=handover.checkpoint(config, 0, "gap", name))
     assert own.model.method.options == OPTIONS[name] and own.name.endswith(f", {name}")
     picture = config.root / table["path"].iloc[0]
-    first, second = (own_images.look(own, picture, index) for index in (0, 1))
+    first, second = (locate.look(own, picture, index) for index in (0, 1))
     assert (first.given_map is None) == (kinds == "signed")
-    assert not np.array_equal(own_images.activation(first), own_images.activation(second))
+    assert not np.array_equal(locate.activation(first), locate.activation(second))
 
 
 def test_training_writes_the_network_and_is_not_done_twice(trained, monkeypatch):

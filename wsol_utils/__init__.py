@@ -20,7 +20,7 @@ _FOLDERS = {
     "figures": "plots reference tables",
     "experiment": "experiments handover parameters preparation profiles stages",
     "runner": "comparison evaluate execute keep maintenance manifest pages record report verify",
-    "own_pictures": "explorer localize networks own_images panels views",
+    "own_pictures": "command explorer locate networks",
     "benchmarks": "throughput",
 }
 PLACES = {name: f"{folder}.{name}" for folder, names in _FOLDERS.items() for name in names.split()}
@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # the same for editors and mypy
     from wsol_utils.figures import plots, reference, tables
     from wsol_utils.maps import cam, extract, predictions
     from wsol_utils.network import checkpoints, method, models, pooling, processes, recipe, training, weights
-    from wsol_utils.own_pictures import explorer, localize, networks, own_images, panels, views
+    from wsol_utils.own_pictures import command, explorer, locate, networks
     from wsol_utils.runner import (
         comparison,
         evaluate,

@@ -12,7 +12,7 @@ import click
 
 from wsol_utils.common.files import ROOT
 from wsol_utils.data import texts
-from wsol_utils.own_pictures import localize
+from wsol_utils.own_pictures.command import localize
 from wsol_utils.runner import evaluate, maintenance
 
 
@@ -202,7 +202,7 @@ def verify(results: Path) -> None:
 
 
 for command in (
-    evaluate.evaluate, localize.localize, maintenance.notebooks, maintenance.benchmarks, maintenance.measure_reference,
+    evaluate.evaluate, localize, maintenance.notebooks, maintenance.benchmarks, maintenance.measure_reference,
     maintenance.keep_reference,
 ):  # fmt: skip
     main.add_command(command)
