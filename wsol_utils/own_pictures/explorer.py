@@ -20,10 +20,10 @@ from wsol_utils.own_pictures import locate
 from wsol_utils.own_pictures.locate import Located, View
 from wsol_utils.own_pictures.networks import Network
 
-SLIDER = "slider"  # the rule of whoever moves it
+SLIDER = "slider"  # the rule's name once the slider has been moved
 MAPS = ("absolute", "signed", "positive")
-PREDICTED = -1  # in place of a class
-KEPT = 32  # pictures with their features, the latest
+PREDICTED = -1  # in place of a class: the one that the network predicts
+KEPT = 32  # views that stay in memory, the latest ones
 
 
 class Explorer(widgets.VBox):
@@ -52,7 +52,7 @@ class Explorer(widgets.VBox):
         self.rule = widgets.Dropdown(options=(*thresholds.RULES, SLIDER), value=rule, description="rule")
         self.eta = widgets.FloatSlider(min=0, max=1, step=0.01, description="η", layout={"width": "610px"})
         self.shown = widgets.Image(format="png", layout={"width": "max-content"})
-        self.box = widgets.Label()  # text, whatever a class is called
+        self.box = widgets.Label()  # plain text: a class may be called "<b>"
         self.box.add_class("wsol-box")
         for control in (self.picture, self.kind, self.recombination, self.rule, self.eta):
             control.observe(self._changed, "value")
@@ -75,9 +75,9 @@ class Explorer(widgets.VBox):
     def _changed(self, change: dict) -> None:
         if change["owner"] is self.eta:
             if change["new"] == self._eta:
-                return  # it follows a rule
+                return  # the rule moved it
             if self.rule.value != SLIDER:
-                self.rule.value = SLIDER  # and comes back here
+                self.rule.value = SLIDER  # which calls this method again
                 return
         self._show()
 
@@ -99,7 +99,7 @@ class Explorer(widgets.VBox):
 
 
 def in_words(view: View, located: Located) -> str:
-    """Threshold, rule, box and class."""
+    """Put threshold, rule, box and class into one line."""
     (x0, y0, x1, y1), (height, width) = located.box, view.image.shape[:2]
     box = f"box x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}" if x1 > x0 and y1 > y0 else "no box"
     share = "" if view.probability is None else f", {view.probability:.0%}"

@@ -35,7 +35,7 @@ from wsol_utils.own_pictures.networks import Network
 from wsol_utils.scores import evaluation, protocols
 
 COLUMNS = ("path", "class_index", "class_name", "probability", "rule", "eta", "x0", "y0", "x1", "y1")
-DRAWN = 600  # pixels of a picture, more than its place in a drawing has; matplotlib would take long for all
+DRAWN = 600  # pixels, at least, of a larger picture's longer side: more would be slow to draw, and not be seen
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def activation(view: View, recombination: str = "absolute") -> np.ndarray:
     """
     if view.given_map is not None:
         return view.given_map
-    assert view.features is not None and view.class_weights is not None  # of a network, then
+    assert view.features is not None and view.class_weights is not None  # it is a network's view
     return cam.activation_map(view.features[None], view.class_weights[None], recombination)[0]
 
 
@@ -255,7 +255,7 @@ def draw(view: View, located: Located) -> Figure:
 
 
 def row(view: View, located: Located) -> dict[str, Any]:
-    """What `write_coco` and `write_csv` write of a picture: `COLUMNS`, and its width and height in pixels."""
+    """List what `write_coco` and `write_csv` need of a picture: `COLUMNS`, and its width and height in pixels."""
     height, width = view.image.shape[:2]
     known = (view.path, view.class_index, view.class_name, view.probability, located.rule, located.eta, *located.box)
     return dict(zip(COLUMNS, known, strict=True)) | {"width": width, "height": height}

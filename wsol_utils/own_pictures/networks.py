@@ -1,7 +1,7 @@
 """Load a network for one's own pictures: one that notebook 02 trained, or one of torchvision's with its own head.
 
 A class activation map exists where the logits are linear in the mean of the last features (Zhou et al. 2016), or where
-they come from a 1×1 convolution, as SqueezeNet's do. `FAMILIES` lists the networks of torchvision's that are so made.
+they come from a 1×1 convolution, as SqueezeNet's do. `FAMILIES` lists the networks of torchvision's for which this holds.
 """
 
 import json
@@ -26,7 +26,7 @@ class Family(NamedTuple):
     """Where the networks of a family keep the two ends of their class activation map.
 
     Attributes:
-        features: the module whose output is averaged, (B, C, h, w), after what the network does to it in place.
+        features: the module whose output (B, C, h, w) the network averages, or changes in place and then averages.
         head: the last layer, linear or a 1×1 convolution, C -> K.
         options: of torchvision's builder, beside the number of classes.
     """
@@ -36,7 +36,7 @@ class Family(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012  a NamedTuple's defaults are never changed
 
 
-# Without the side heads, which serve the training alone; both were trained with a normalisation of their own.
+# No side heads, which only training uses; and the normalisation that both networks were trained with.
 INCEPTION: dict[str, Any] = {"aux_logits": False, "transform_input": True, "init_weights": False}
 FAMILIES = {  # by the beginning of torchvision's names
     "densenet": Family("features", "classifier"),
@@ -179,7 +179,7 @@ def _of_torchvision(name: str, weights: str | Path) -> Network:
 
 
 def _published(name: str, weights: torchvision.models.WeightsEnum) -> dict[str, Tensor]:
-    """What torchvision offers: downloaded once, checked and not unpickled."""
+    """Download torchvision's weights, once; their checksum is compared, and no pickle is run."""
     try:
         return dict(weights.get_state_dict(check_hash=True, weights_only=True))
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
