@@ -37,10 +37,6 @@ def explorer(network, paths):
     return Explorer(network, paths)
 
 
-def pixels(explorer):
-    return np.asarray(Image.open(io.BytesIO(explorer.shown.value)))
-
-
 def test_it_opens_as_the_notebook_computes(explorer, network, paths):
     view = locate.look(network, paths[0])
     located = locate.locate(view)
@@ -63,10 +59,9 @@ def test_what_is_chosen_is_shown_at_once(explorer, network, paths):
     """Each control in turn, and what follows from those before it; the slider is a rule of its own."""
     kind, recombination, rule, eta = None, "absolute", "first_above_mean", None
     for name, value in (
-        ("eta", 0.6), ("eta", 0.7), ("rule", "otsu"), ("recombination", "signed"), ("kind", 7), ("eta", 0.3),
-        ("kind", PREDICTED), ("rule", "first_above_mean"),
+        ("eta", 0.6), ("eta", 0.7), ("rule", "otsu"), ("recombination", "signed"), ("kind", 7), ("kind", PREDICTED),
     ):  # fmt: skip
-        before = pixels(explorer)
+        before = explorer.shown.value
         getattr(explorer, name).value = value
         if name == "kind":
             kind = None if value == PREDICTED else value
@@ -77,7 +72,7 @@ def test_what_is_chosen_is_shown_at_once(explorer, network, paths):
         located = locate.locate(view := locate.look(network, paths[0], kind), recombination, rule, eta)
         assert explorer.box.value == in_words(view, located) and explorer.rule.value == rule
         assert explorer.eta.value == pytest.approx(located.eta, abs=0.005)
-        assert (pixels(explorer) != before).any()
+        assert explorer.shown.value != before
 
 
 def test_the_network_is_asked_once_for_each_picture_and_class(network, paths):

@@ -34,7 +34,7 @@ SMALLEST = {
 }  # fmt: skip
 
 
-def images(number=2, side=96):
+def images(number=2, side=80):
     return torch.randn((number, 3, side, side), generator=torch.Generator().manual_seed(3))
 
 

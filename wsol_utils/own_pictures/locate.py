@@ -35,7 +35,7 @@ from wsol_utils.own_pictures.networks import Network
 from wsol_utils.scores import evaluation, protocols
 
 COLUMNS = ("path", "class_index", "class_name", "probability", "rule", "eta", "x0", "y0", "x1", "y1")
-DRAWN = 600  # pixels, at least, of a larger picture's longer side: more would be slow to draw, and not be seen
+DRAWN = 600  # pixels: a drawing shows no more of a picture, and more would be slow
 
 
 @dataclass(frozen=True)

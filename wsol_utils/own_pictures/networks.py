@@ -1,7 +1,7 @@
 """Load a network for one's own pictures: one that notebook 02 trained, or one of torchvision's with its own head.
 
 A class activation map exists where the logits are linear in the mean of the last features (Zhou et al. 2016), or where
-they come from a 1×1 convolution, as SqueezeNet's do. `FAMILIES` lists the networks of torchvision's for which this holds.
+they come from a 1×1 convolution, as SqueezeNet's do. `FAMILIES` lists torchvision's networks for which this holds.
 """
 
 import json
