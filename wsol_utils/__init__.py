@@ -21,10 +21,10 @@ _FOLDERS = {
     "experiment": "experiments handover parameters preparation profiles stages",
     "runner": "comparison evaluate execute keep maintenance manifest pages record report verify",
     "own_pictures": "command explorer locate networks",
-    "benchmarks": "throughput",
+    "benchmarks": "kernels throughput",
 }
 PLACES = {name: f"{folder}.{name}" for folder, names in _FOLDERS.items() for name in names.split()}
-PLACES |= {"benchmarks": "benchmarks", "boxes": "boxes", "sample": "data.sample.render"}
+PLACES |= {"boxes": "boxes", "sample": "data.sample.render"}
 __all__ = sorted(PLACES)
 
 
@@ -39,8 +39,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # the same for editors and mypy
-    from wsol_utils import benchmarks, boxes
-    from wsol_utils.benchmarks import throughput
+    from wsol_utils import boxes
+    from wsol_utils.benchmarks import kernels, throughput
     from wsol_utils.boxes import thresholds
     from wsol_utils.common import arrays, bars, checks, files, imports
     from wsol_utils.data import datasets, download, layouts, loader, photographs, texts, transforms, unpacking
