@@ -1,7 +1,7 @@
-"""Read what we measured ourselves (results/reference), and compare a run with it."""
+"""Read what we measured ourselves (results/reference), compare a run with it, and show it in documents."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,15 @@ from scipy import stats
 from wsol_utils.common import files
 from wsol_utils.common.files import ROOT
 from wsol_utils.figures import tables
+from wsol_utils.figures.tables import KEY
 from wsol_utils.scores.statistics import FIGURES
 
-KEY = ["pooling", "recombination", "threshold_rule"]
-
-
-def folder(profile: str, dataset: str) -> Path:
-    """results/reference/<profile>/<dataset>."""
-    return ROOT / "results" / "reference" / profile / dataset
-
-
-def read(profile: str, dataset: str, name: str) -> pd.DataFrame:
-    """A table of ours, as it was measured; empty where it was not."""
-    path = folder(profile, dataset) / name
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
-
-
-# The figures that the README shows of each data set of the sample: pooling, recombination, rule and figure.
-SHOWN_OF = {name: (name, "gt_known") for name in tables.STEPS} | {  # its rows: one of `tables.STEPS`, and a figure
+# The rows of `overview`: one of `tables.STEPS`, and a figure.
+SHOWN_OF = {step: (step, "gt_known") for step in tables.STEPS} | {
     "Top-1 Cls with GAP": ("CAM (GAP, Eq. 2, fixed 0.20)", "top1_cls"),
     "Top-1 Cls with WGAP": ("+ WGAP (Eq. 1)", "top1_cls"),
 }
-HEADLINE = {name: (*tables.STEPS[step], figure) for name, (step, figure) in SHOWN_OF.items()}
+HEADLINE = [(*tables.STEPS[step], figure) for step, figure in SHOWN_OF.values()]
 CHANCE = 1e-3  # that any headline figure of a sound run, on both data sets of the sample, leaves its band
 NARROWEST, WIDEST = 3.0, 15.0  # points from the mean to either end; a wider band asserts nothing
 FEWEST = 8  # runs that a band needs
@@ -41,8 +28,19 @@ SHOWN = 10  # figures outside their bands that are named
 ASSERTING = "WSOL_ASSERT_BANDS"  # the variable under which `confirm` may raise: conftest.py sets it
 
 
+def folder(profile: str, dataset: str) -> Path:
+    """The folder results/reference/<profile>/<dataset>."""
+    return ROOT / "results" / "reference" / profile / dataset
+
+
+def read(profile: str, dataset: str, name: str) -> pd.DataFrame:
+    """Read a table as it was measured; give an empty one where it was not."""
+    path = folder(profile, dataset) / name
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+
 def bands(measured: pd.DataFrame) -> pd.DataFrame:
-    """Where one new run is expected, with another seed or on another processor.
+    """Estimate where one new run is expected, with another seed or on another processor.
 
     A trained figure depends on the processor's rounding as it does on the seed. A band is the prediction interval for
     one new run by Student's t. The spread is estimated within each rounding, then pooled. It is so wide that all
@@ -66,13 +64,13 @@ def bands(measured: pd.DataFrame) -> pd.DataFrame:
         std = float(np.sqrt(((runs["value"] - within.transform("mean")) ** 2).sum() / freedom))
         quantile = stats.t.ppf(1 - CHANCE / (2 * 2 * len(HEADLINE)), freedom)  # two-sided, of two data sets
         half, mean = max(NARROWEST, quantile * std * np.sqrt(1 + 1 / n_runs)), runs["value"].mean()
-        asserted = half <= WIDEST and key in HEADLINE.values()
+        asserted = half <= WIDEST and key in HEADLINE
         rows.append((*key, mean, std, n_runs, max(mean - half, 0.0), min(mean + half, 100.0), asserted))
     return pd.DataFrame(rows, columns=[*columns, "mean", "std", "n_runs", "low", "high", "asserted"])
 
 
 def compare(metrics: pd.DataFrame, profile: str, dataset: str) -> pd.DataFrame:
-    """Every figure of a run that has a band in the reference.
+    """Compare every figure of a run that has a band in the reference with that band.
 
     Args:
         metrics: rows with the columns `KEY`, seed and `FIGURES`.
@@ -90,12 +88,12 @@ def compare(metrics: pd.DataFrame, profile: str, dataset: str) -> pd.DataFrame:
 
 
 def describe(metrics: pd.DataFrame, config: Any, usual: bool) -> str:
-    """How a run compares with the reference: how many figures lie within their bands, and which do not, by how much.
+    """Say how many figures of a run lie within the reference's bands, and which do not, by how much.
 
     Args:
         metrics: as of `compare`.
-        config: of the run.
-        usual: whether the run has the reference's own parameters, so that a comparison says something.
+        config: the run's configuration.
+        usual: whether the run has the reference's own parameters; otherwise there is nothing to compare.
     """
     compared = compare(metrics, config.profile, config.dataset)
     name = f"results/reference/{config.profile}/{config.dataset}"
@@ -108,7 +106,7 @@ def describe(metrics: pd.DataFrame, config: Any, usual: bool) -> str:
 
 
 def confirm(metrics: pd.DataFrame, config: Any, usual: bool) -> str:
-    """As `describe`; under `make test` it fails where an asserted figure is outside its band.
+    """Return `describe`'s text; under `make test` fail where an asserted figure is outside its band.
 
     Raises:
         AssertionError: if there is such a figure, and the environment has the variable `ASSERTING`.
@@ -128,7 +126,7 @@ def _outside(row: Any) -> str:
     return f"{what}, {abs(row.beyond):.1f} points {side} [{row.low:.1f}, {row.high:.1f}]"
 
 
-# The columns of the README's tables: (profile, dataset, what was measured on what), beside the paper's own.
+# The columns of the README's tables: a profile and a data set that were measured, or the paper's own table.
 COLUMNS = {
     "Table 1 as printed: CUB, VGG-16": ("paper", "cub"),
     "CUB, 20 classes": ("light", "cub"),
@@ -138,41 +136,36 @@ COLUMNS = {
     "birds (sample)": ("sample", "birds"),
     "things (sample)": ("sample", "things"),
 }
-# GAP and WGAP on the 20 classes of CUB with one rate of the network for both, and what is compared there: a figure of
-# a recombination by a rule.
+PRINTED = {"CAM (GAP, Eq. 2, fixed 0.20)": "VGG-CAM[6]", "+ threshold (Sec. 4.3): the paper's method": "Ours"}
+# GAP and WGAP on 20 classes of CUB with one rate of the network for both: the runs, and the differences shown of them.
 EQUAL_RATES = {"cub_fast": "1e-4, as searched for GAP", "cub_slow": "3e-5, as searched for WGAP"}
 COMPARED = {
-    "Top-1 Cls": ("top1_cls", "signed", "fixed"),
-    "GT-known, original CAM": ("gt_known", "signed", "fixed"),
-    "GT-known, recombined": ("gt_known", "absolute", "fixed"),
-    "GT-known, recombined, Sec. 4.3": ("gt_known", "absolute", "first_above_mean"),
+    "Top-1 Cls": ("top1_cls", ("gap → wgap", "signed", "fixed")),
+    "GT-known, original CAM": ("gt_known", ("gap → wgap", "signed", "fixed")),
+    "GT-known, recombined": ("gt_known", ("gap → wgap", "absolute", "fixed")),
+    "GT-known, recombined, Sec. 4.3": ("gt_known", ("gap → wgap", "absolute", "first_above_mean")),
 }
-PRINTED = {"CAM (GAP, Eq. 2, fixed 0.20)": "VGG-CAM[6]", "+ threshold (Sec. 4.3): the paper's method": "Ours"}
-PRINTED_TOP1 = {"Top-1 Cls with GAP": "VGG-CAM[6]", "Top-1 Cls with WGAP": "Ours"}
 
 
 def overview() -> str:
-    """GT-known of every step and Top-1 Cls of both poolings, printed and as results/reference holds it, as Markdown."""
+    """Show GT-known of every step and Top-1 Cls of both poolings, printed and measured, as Markdown."""
+    steps = {name: step for name, (step, _) in SHOWN_OF.items()}
+    printed = PRINTED | {"Top-1 Cls with GAP": "VGG-CAM[6]", "Top-1 Cls with WGAP": "Ours"}
     columns = {}
     for title, (profile, dataset) in COLUMNS.items():
-        path = folder(profile, dataset) / "metrics.csv"
         if profile == "paper":
-            printed, rows = tables.published(dataset).set_index("method"), PRINTED | PRINTED_TOP1
-            columns[title] = {
-                name: printed.loc[rows[name], figure] if name in rows else "" for name, (_, figure) in SHOWN_OF.items()
-            }
-        elif path.is_file():
-            measured = tables.measured(pd.read_csv(path)).set_index("method")
-            columns[title] = {name: measured[figure].get(step, "") for name, (step, figure) in SHOWN_OF.items()}
+            found, methods = tables.published(dataset), printed
         else:
-            columns[title] = dict.fromkeys(SHOWN_OF, "not run")
+            found, methods = tables.measured(read(profile, dataset, "metrics.csv")), steps
+        cells = found.set_index("method")
+        columns[title] = {name: cells[figure].get(methods.get(name), "") for name, (_, figure) in SHOWN_OF.items()}
     return pd.DataFrame(columns).rename_axis("GT-known Loc, %").to_markdown(disable_numparse=True)
 
 
 def contributions(figure: str = "gt_known", profiles: Sequence[str] = ("light", "sample")) -> dict[str, pd.DataFrame]:
-    """`tables.contributions` of each data set that results/reference holds, under its title in the README.
+    """Take `tables.contributions` of each data set that results/reference holds, under its title in the README.
 
-    One more for a data set of photographs where WGAP without its second division was measured, too.
+    A data set of photographs where WGAP was also measured without its second division has them twice.
 
     Args:
         figure: which of `tables.METRICS`.
@@ -185,31 +178,30 @@ def contributions(figure: str = "gt_known", profiles: Sequence[str] = ("light", 
             continue
         found[title] = tables.contributions("", differences, figure=figure)
         if profile == "light" and "wgap_sum" in set(differences["pooling"]):
-            found[f"{title}, {tables.FORMS['wgap_sum']}"] = tables.contributions("", differences, "wgap_sum", figure)
+            found[f"{title}, WGAP (sum)"] = tables.contributions("", differences, "wgap_sum", figure)
     return found
 
 
 def steps(figure: str = "gt_known") -> str:
-    """`contributions` as Markdown: points with their 95 % interval, bold where that does not hold 0."""
-    columns = {}
-    for title, found in contributions(figure).items():
-        rows = found.set_index("step")
-        columns[title] = {step: _points(rows.loc[step]) if step in rows.index else "" for step in tables.CONTRIBUTIONS}
+    """Show `contributions` as Markdown: points with their 95 % interval, bold where that does not hold 0."""
+    columns = {
+        title: found.set_index("step").apply(_points, axis=1).reindex(list(tables.CONTRIBUTIONS), fill_value="")
+        for title, found in contributions(figure).items()
+    }
     return pd.DataFrame(columns).rename_axis(f"{tables.METRICS[figure]}, points").to_markdown(disable_numparse=True)
 
 
 def equal_rates() -> str:
-    """What WGAP changes where the network learns at the same rate as with GAP, as Markdown."""
+    """Show what WGAP changes where the network learns at the same rate as with GAP, as Markdown."""
     rows = []
     for name, rate in EQUAL_RATES.items():
-        found = read("light", name, "differences.csv")
-        found = found[found["step"] == "WGAP"] if len(found) else found
-        for what, key in COMPARED.items() if len(found) else ():
-            row = found[(found[["figure", "recombination", "threshold_rule"]] == list(key)).all(axis=1)].iloc[0]
+        differences = read("light", name, "differences.csv")
+        for what, (figure, combination) in COMPARED.items():
+            row = tables.matching(differences[differences["figure"] == figure], combination).iloc[0]
             ends = {"GAP": f"{row['from']:.1f}", "WGAP": f"{row['to']:.1f}"}
             points = _points(row.rename({"difference": "points"}))
             rows.append({"the network's rate": rate, "percent": what, **ends, "WGAP − GAP, points": points})
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) if rows else "not run"
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
 def _points(row: pd.Series) -> str:
@@ -219,11 +211,8 @@ def _points(row: pd.Series) -> str:
 
 
 def speed() -> str:
-    """The comparisons of notebook 08 that have a target, as Markdown; "not run" where there is no record."""
-    path = ROOT / "results" / "reference" / "benchmarks.csv"
-    if not path.is_file():
-        return "not run"
-    record = pd.read_csv(path)
+    """Show the comparisons of notebook 08 that have a target, as Markdown."""
+    record = pd.read_csv(ROOT / "results" / "reference" / "benchmarks.csv")
     rows = record[record["target"].notna()]
     shown = {
         "what": rows["topic"], "ours": rows["ours"], "beside": rows["peer"],
@@ -233,11 +222,19 @@ def speed() -> str:
     return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True) + f"\n\n{record['machine'].iloc[0]}"
 
 
-def write_readme(path: Path = ROOT / "README.md") -> None:
-    """Put `overview`, `steps`, `equal_rates` and `speed` between the README's markers."""
-    text = path.read_text(encoding="utf-8")
-    for name, table in {"results": overview(), "steps": steps(), "rates": equal_rates(), "speed": speed()}.items():
-        before, _, rest = text.partition(f"<!-- {name} -->\n")
-        _, _, after = rest.partition(f"<!-- /{name} -->")
-        text = f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{after}"
-    files.write_text(path, text)
+README = {"results": overview, "steps": steps, "rates": equal_rates, "speed": speed}  # its generated blocks
+
+
+def filled(text: str, blocks: Mapping[str, Callable[[], str]]) -> str:
+    """Generate a document's blocks anew, each between the lines `<!-- name -->` and `<!-- /name -->`."""
+    for name, generate in blocks.items():
+        before, begin, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"\n<!-- /{name} -->")
+        text = f"{before}{begin}{generate()}{end}{after}"
+    return text
+
+
+def write_readme() -> None:
+    """Write the README with its blocks generated anew from results/reference."""
+    path = ROOT / "README.md"
+    files.write_text(path, filled(path.read_text(encoding="utf-8"), README))
