@@ -1,4 +1,4 @@
-"""What stands around the code: citation, changelog, dependencies, datasheet, pre-commit and the workflow."""
+"""Dependencies and their page, pre-commit and the workflow."""
 
 import re
 import subprocess
@@ -10,58 +10,11 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import wsol_utils
-from wsol_utils import sample, shapes
-from wsol_utils.experiment.profiles import DATASETS
-
 ROOT = Path(__file__).parents[1]
 
 
 def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-# CITATION.cff, CHANGELOG.md, CONTRIBUTING.md.
-
-CITATION = yaml.safe_load(text("CITATION.cff"))
-
-
-def test_the_citation_names_the_paper_as_its_text_does():
-    paper = CITATION["preferred-citation"]
-    assert CITATION["references"] == [paper]
-    assert paper["title"] == "Improving Class Activation Map for Weakly Supervised Object Localization"
-    assert [author["family-names"] for author in paper["authors"]] == ["Zhang", "Chang", "Bui"]
-    assert not {"year", "journal", "conference", "doi"} & set(paper)  # its text has none
-
-
-def test_citation_and_changelog_have_the_version():
-    assert CITATION["version"] == wsol_utils.__version__
-    releases = re.findall(r"^## \[(\S+)\](?: - (\S+))?$", text("CHANGELOG.md"), flags=re.MULTILINE)
-    assert releases[0] == ("Unreleased", "")
-    assert releases[1] == (CITATION["version"], str(CITATION["date-released"]))
-
-
-def test_the_changelog_has_the_usual_headings():
-    kinds = re.findall(r"^### (.+)$", text("CHANGELOG.md"), flags=re.MULTILINE)
-    assert kinds and set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
-    for section in re.split(r"^## ", text("CHANGELOG.md"), flags=re.MULTILINE)[1:]:
-        assert len(set(found := re.findall(r"^### (.+)$", section, flags=re.MULTILINE))) == len(found)
-
-
-def test_the_changelog_names_every_target_of_make():
-    [targets] = re.findall(r"^\.PHONY: (.+)$", text("Makefile"), flags=re.MULTILINE)
-    named = set(re.findall(r"`(?:make )?(\w+)`", text("CHANGELOG.md")))
-    assert set(targets.split()) - {"clean"} <= named
-
-
-PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "README.md", "docs/model_card.md", "docs/dependencies.md", "data/README.md")
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_links_within_the_repository_lead_somewhere(page):
-    prose = re.sub(r"^```.*?^```$", "", text(page), flags=re.MULTILINE | re.DOTALL)
-    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose)
-    assert [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
 # docs/dependencies.md.
@@ -93,32 +46,6 @@ def test_what_is_written_by_hand_names_modules_that_are_there():
     named = {name for row in written for name in re.findall(r"`(\w+)`", row[1])}
     assert named <= {path.stem for path in (ROOT / "wsol_utils").rglob("*.py")} | {"boxes", "sample"}
     assert {"boxes", "compiled", "predictions", "loader", "download", "checkpoints"} <= named
-
-
-# data/README.md.
-
-DATA = text("data/README.md")
-SHEETS = dict(re.findall(r"^### (.+?)\n(.*?)(?=^##)", DATA.split("## Datasheet")[1], flags=re.MULTILINE | re.DOTALL))
-QUESTIONS = (
-    "Why", "Composition", "Collection", "Labels and boxes", "Splits", "Licence", "Size, checksum", "Known errors",
-    "Not covered",
-)  # fmt: skip
-
-
-def test_every_data_set_has_its_sheet():
-    named = {name for title in SHEETS for name in re.findall(r"`(\w+)`", title)}
-    assert named == {dataset for _, dataset in DATASETS}
-    for sheet in SHEETS.values():
-        asked = re.findall(r"^- \*\*(.+?)s?\.\*\* \S", sheet.replace("Labels and boxes", "Labels and boxess"), re.M)
-        assert tuple(q.removesuffix("s") for q in asked) == tuple(q.removesuffix("s") for q in QUESTIONS)
-
-
-def test_the_sheet_of_the_sample_counts_right():
-    [sheet] = [sheet for title, sheet in SHEETS.items() if "`birds`" in title]
-    for name, kinds in {"birds": len(shapes.BIRDS), "things": len(shapes.THINGS)}.items():
-        train, test = (kinds * each for each in sample.PER_CLASS[name])
-        assert re.search(rf"`{name}`: {train + test:,} pictures of {kinds} ", sheet)
-        assert re.search(rf"`{name}` {train:,} (train )?and {test:,}", sheet)
 
 
 # .pre-commit-config.yaml and the workflow.
