@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import nn
 
 from wsol_utils.boxes import thresholds
 from wsol_utils.maps import cam, extract
@@ -66,13 +65,13 @@ def compared(topic: str, taken: dict[str, list[float]], ours: str, per: int, tar
     return rows
 
 
-def blobs(count: int, side: int = 224, seed: int = 0) -> np.ndarray:
+def blobs(count: int, side: int = 224) -> np.ndarray:
     """Make maps such as a network's: three Gaussians and a tenth of noise on 14×14, upsampled.
 
     Returns:
         (count, side, side) float32, divided by each map's maximum.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     y, x = np.mgrid[:14, :14]
     maps = 0.1 * rng.random((count, 14, 14))
     for image in maps:
@@ -113,17 +112,6 @@ def selected_by_opencv(maps: np.ndarray) -> np.ndarray:
     return np.where(above.any(axis=1), grid[1:][above.argmax(axis=1)], 0)
 
 
-class Logits(nn.Module):
-    """A network of `models` as other packages expect one: images -> logits."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network(images).logits
-
-
 def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable[[], object]]:
     """Pass one batch of 224 px through a network: all our maps, the bare backbone, and one map by torchcam.
 
@@ -134,7 +122,7 @@ def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable
     torch.manual_seed(0)
     network = models.build(backbone, 200, "wgap").eval().to(device).to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, 224, 224, device=device).contiguous(memory_format=torch.channels_last)
-    labels, explained = torch.randint(200, (batch,), device=device), Logits(network)
+    labels = torch.randint(200, (batch,), device=device)
 
     def ours() -> None:
         extract.forward(network, images, labels)
@@ -145,8 +133,8 @@ def passes(backbone: str, batch: int, device: str = "cpu") -> dict[str, Callable
                 network.backbone(some)
 
     def torchcam() -> None:
-        with CAM(explained, "network.backbone", "network.head") as explain, torch.inference_mode():
-            explained(images)
+        with CAM(network, "backbone", "head") as explain, torch.inference_mode():
+            network(images)
             explain(labels.tolist())
 
     return {"all maps": ours, "bare backbone": bare, "torchcam CAM": torchcam}
