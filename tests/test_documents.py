@@ -123,7 +123,7 @@ def test_links_and_files_are_there(page):
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", prose) if "://" not in link]
     missing = [link for link in links if link[0] == "#" and link[1:] not in headings]
     missing += [link for link in links if not ((ROOT / page).parent / link.partition("#")[0]).exists()]
-    kept = r"(?<![\w/])(?:wsol_utils|tests|docs|notebooks|data/published)/[\w/.-]*\w"
+    kept = r"(?<![\w/])((?:wsol_utils|tests|docs|notebooks|data/published)/[\w/.-]*\w|results/reference/[\w/]+\.\w+)"
     named = {name for piece in code(prose) for name in re.findall(kept, piece)}
     assert missing + [name for name in named if not (ROOT / name).exists()] == []
 
