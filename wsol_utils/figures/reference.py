@@ -20,11 +20,14 @@ SHOWN_OF = {step: (step, "gt_known") for step in tables.STEPS} | {
     "Top-1 Cls with GAP": ("CAM (GAP, Eq. 2, fixed 0.20)", "top1_cls"),
     "Top-1 Cls with WGAP": ("+ WGAP (Eq. 1)", "top1_cls"),
 }
+# The combination and the figure of each of these rows.
 HEADLINE = [(*tables.STEPS[step], figure) for step, figure in SHOWN_OF.values()]
-CHANCE = 1e-3  # that any headline figure of a sound run, on both data sets of the sample, leaves its band
-NARROWEST, WIDEST = 3.0, 15.0  # points from the mean to either end; a wider band asserts nothing
-FEWEST = 8  # runs that a band needs
-SHOWN = 10  # figures outside their bands that are named
+CHANCE = (
+    1e-3  # the probability that, on both data sets of the sample, any headline figure of a sound run leaves its band
+)
+NARROWEST, WIDEST = 3.0, 15.0  # points from a band's mean to either end; a wider band asserts nothing
+FEWEST = 8  # the number of runs that a band needs
+SHOWN = 10  # `describe` names so many figures outside their bands
 ASSERTING = "WSOL_ASSERT_BANDS"  # the variable under which `confirm` may raise: conftest.py sets it
 
 
@@ -51,7 +54,7 @@ def bands(measured: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         For each pooling, recombination, rule and figure with at least `FEWEST` runs: mean, std (within a rounding),
-        n_runs, low and high in percent, and asserted: whether `confirm` may raise for it, as it may for one of
+        n_runs, low and high in percent, and asserted: whether `confirm` may raise for it. It may for one of
         `HEADLINE` whose band ends at most `WIDEST` points from the mean.
     """
     long = measured.melt(id_vars=[*KEY, "rounding"], value_vars=FIGURES, var_name="figure")
@@ -163,9 +166,9 @@ def overview() -> str:
 
 
 def contributions(figure: str = "gt_known", profiles: Sequence[str] = ("light", "sample")) -> dict[str, pd.DataFrame]:
-    """Take `tables.contributions` of each data set that results/reference holds, under its title in the README.
+    """List `tables.contributions` of each data set that results/reference holds, by its title in the README.
 
-    A data set of photographs where WGAP was also measured without its second division has them twice.
+    Data sets of photographs are listed again for WGAP without its second division, where that was measured.
 
     Args:
         figure: which of `tables.METRICS`.

@@ -65,7 +65,7 @@ FORMS = ("wgap", "wgap_sum")  # of Eq. 1: as printed, and without the second div
 
 
 def of_cam(rows: pd.DataFrame) -> pd.DataFrame:
-    """Select the rows of plain fine-tuning, which the paper's parts are added to; all, without a column method."""
+    """Select the rows of plain fine-tuning (method "cam"); all rows where there is no column method."""
     return rows[rows["method"] == "cam"] if "method" in rows else rows
 
 
@@ -108,7 +108,7 @@ def doubts(dataset: str) -> pd.DataFrame:
 
 
 def measured(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Write the combinations of `STEPS` that a run evaluated as rows of the table.
+    """Make a row of the table for each of `STEPS` that a run evaluated.
 
     Args:
         metrics: rows of metrics.csv, for one data set.
@@ -151,7 +151,7 @@ def combined(dataset: str, metrics: pd.DataFrame) -> pd.DataFrame:
 def contributions(
     dataset: str, differences: pd.DataFrame, form: str = "wgap", figure: str = "gt_known"
 ) -> pd.DataFrame:
-    """Take what each of the paper's parts adds, alone and together: points, mean over the seeds that both ends have.
+    """List what each of the paper's parts adds, alone and together, in points: the mean over the seeds of both ends.
 
     Args:
         dataset: whose printed table to take the last row from.
@@ -175,7 +175,7 @@ def contributions(
 
 
 def all_contributions(differences: pd.DataFrame) -> pd.DataFrame:
-    """Take `contributions` for every form of WGAP that was measured, in GT-known and Top-1 Loc; nothing printed.
+    """List `contributions` for every form of WGAP that was measured, in GT-known and Top-1 Loc, without the paper's.
 
     Returns:
         Columns form (a name of a pooling), figure, and those of `contributions`.
@@ -189,7 +189,7 @@ def all_contributions(differences: pd.DataFrame) -> pd.DataFrame:
 
 
 def main_steps(differences: pd.DataFrame) -> pd.DataFrame:
-    """Select the rows of `statistics.paired_differences` of the paper's claims: GT-known, GAP and WGAP, its rules."""
+    """Select the paper's claims from `statistics.paired_differences`: GT-known, GAP and WGAP, fixed and Sec. 4.3."""
     differences = of_cam(differences)
     rules = differences["threshold_rule"].isin(["fixed", "first_above_mean", "fixed → first_above_mean"])
     poolings = differences["pooling"].isin(["gap", "wgap", "gap → wgap"])
