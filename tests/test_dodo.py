@@ -68,7 +68,7 @@ def until(process: subprocess.Popen, notebook: str) -> psutil.Process:
     [
         ({"PROFILE": "papers"}, "unknown profile 'papers' (did you mean 'paper'?); choose one of sample, light, paper"),
         ({"PROFILE": "light"}, "PROFILE=light needs DATASET=cub, ilsvrc or tiny_imagenet"),
-        ({"DATASET": "things", "WORKER": "1"}, "unknown parameter 'worker' (did you mean 'workers'?); there are"),
+        ({"DATASET": "things", "WORKER": "1"}, "unknown parameter 'worker' (did you mean 'workers'?); choose one of"),
         ({"DATASET": "cub"}, "unknown dataset of profile 'sample' 'cub'; choose one of things, birds"),
     ],
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",

@@ -3,42 +3,14 @@
 `from wsol_utils import cam` gives the module of that name, whatever folder it lies in, and imports it only then.
 """
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_FOLDERS = {
-    "common": "arrays bars checks files imports",
-    "data": "datasets download layouts loader photographs texts transforms unpacking",
-    "data.sample": "drawing shapes",
-    "network": "checkpoints method models pooling processes recipe training weights",
-    "maps": "cam extract predictions",
-    "boxes": "thresholds",
-    "scores": "ablations evaluation metrics protocols statistics",
-    "scores.external": "masks metadata score_maps",
-    "figures": "plots reference tables",
-    "experiment": "experiments handover parameters preparation profiles stages",
-    "runner": "comparison evaluate execute keep maintenance manifest pages record report verify",
-    "own_pictures": "command explorer locate networks",
-    "benchmarks": "kernels throughput",
-}
-PLACES = {name: f"{folder}.{name}" for folder, names in _FOLDERS.items() for name in names.split()}
-PLACES |= {"boxes": "boxes", "sample": "data.sample.render"}
-__all__ = sorted(PLACES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.{PLACES[name]}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-if TYPE_CHECKING:  # the same for editors and mypy
+if TYPE_CHECKING:  # the one list of the public modules: editors and mypy follow it, and PLACES is read from it
     from wsol_utils import boxes
     from wsol_utils.benchmarks import kernels, throughput
     from wsol_utils.boxes import thresholds
@@ -65,3 +37,21 @@ if TYPE_CHECKING:  # the same for editors and mypy
     )
     from wsol_utils.scores import ablations, evaluation, metrics, protocols, statistics
     from wsol_utils.scores.external import masks, metadata, score_maps
+
+PLACES = {  # a module's short name -> where it lies in the package
+    alias.asname or alias.name: f"{node.module}.{alias.name}".removeprefix("wsol_utils.")
+    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
+    if isinstance(node, ast.ImportFrom) and str(node.module).startswith("wsol_utils")
+    for alias in node.names
+}
+__all__ = sorted(PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{PLACES[name]}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,4 @@
-"""Find what a module or a notebook is made of: the modules that it imports, and those that they import in turn.
-
-Read from import statements, wherever they stand.
-"""
+"""Find the modules that a module or a notebook depends on, from its import statements and theirs in turn."""
 
 import ast
 import json
@@ -13,11 +10,14 @@ from wsol_utils.common.files import ROOT
 
 
 def of_modules(names: Iterable[str], root: Path = ROOT) -> list[Path]:
-    """The files of those modules and of all that they import, sorted.
+    """The files of modules and of all modules of the package that they import, sorted.
 
     Args:
         names: as in an import statement: "wsol_utils.maps.cam", or something in it.
         root: the folder that holds the package.
+
+    Raises:
+        ModuleNotFoundError: if a module is missing.
     """
     found: set[Path] = set()
     rest = set(names)
@@ -30,10 +30,10 @@ def of_modules(names: Iterable[str], root: Path = ROOT) -> list[Path]:
 
 
 def of_notebook(path: Path, places: Mapping[str, str], root: Path = ROOT) -> list[Path]:
-    """The files of all modules that a notebook's cells import, as `of_modules`.
+    """The files of all modules that a notebook's code depends on, as `of_modules`.
 
     Args:
-        places: where the modules lie that the package knows by a short name, `wsol_utils.PLACES`.
+        places: where the modules lie that have a short name, `wsol_utils.PLACES`.
     """
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     names = _imported("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
@@ -42,10 +42,10 @@ def of_notebook(path: Path, places: Mapping[str, str], root: Path = ROOT) -> lis
 
 
 @cache
-def _imported(text: str) -> frozenset[str]:
-    """What a source imports of the package, each as one dotted name."""
+def _imported(source: str) -> frozenset[str]:
+    """What a source imports of the package, as dotted names."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -54,11 +54,7 @@ def _imported(text: str) -> frozenset[str]:
 
 
 def _file(name: str, root: Path) -> Path:
-    """The file of a module, or of the module that something is in.
-
-    Raises:
-        ModuleNotFoundError: if there is none.
-    """
+    """The file of a module, or of the module that defines a name."""
     path = root.joinpath(*name.split("."))
     for place in (path, path.parent):
         for file in (place.with_suffix(".py"), place / "__init__.py"):

@@ -1,4 +1,4 @@
-"""Parse parameters as papermill and make hand them over, often as text, and say what is wrong with them."""
+"""Parse parameters, which papermill and make often give as text, and say what is wrong with them."""
 
 import ast
 from collections.abc import Collection, Iterator
@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BeforeValidator, PositiveFloat, ValidationError
 
 from wsol_utils.common.checks import one_of
+from wsol_utils.network import pooling
 
 T = TypeVar("T")
 
@@ -19,7 +20,7 @@ def injected(variables: dict) -> list[str]:
 
 
 def among(what: str, choices: Collection[str]) -> AfterValidator:
-    """A name must be one of these; an empty one stands for the usual one."""
+    """Accept one of these names, or "" for the usual one."""
 
     def check(name: str) -> str:
         if name:
@@ -30,7 +31,7 @@ def among(what: str, choices: Collection[str]) -> AfterValidator:
 
 
 def pairs(value: Any) -> Any:
-    """ "gap=1,wgap=2" -> {"gap": "1", "wgap": "2"}; what is no text stays as it is.
+    """Read "gap=1,wgap=2" as {"gap": "1", "wgap": "2"}; other types stay as they are.
 
     Raises:
         ValueError: if a part of the text is no pair.
@@ -39,12 +40,12 @@ def pairs(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """ "0,1,2" -> ["0", "1", "2"]; a number alone is a list of one."""
+    """Read "0,1,2" as ["0", "1", "2"], and 4 as [4]."""
     return value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
 
 
 def _nested(value: Any) -> Any:
-    """ "has.side=24" -> {"has": {"side": 24}}; what is no literal of Python's stays text."""
+    """Read "has.side=24" as {"has": {"side": 24}}; what is no Python literal stays text."""
     if not isinstance(value, str):
         return value
     found: dict[str, dict[str, Any]] = {}
@@ -59,15 +60,16 @@ def _nested(value: Any) -> Any:
 
 
 Listed = Annotated[tuple[T, ...], BeforeValidator(_listed)]
-Rates = Annotated[dict[str, PositiveFloat], BeforeValidator(pairs)]
+Pooling = Annotated[str, among("pooling", pooling.POOLINGS)]
+Rates = Annotated[dict[Pooling, PositiveFloat], BeforeValidator(pairs)]
 Options = Annotated[dict[str, dict[str, Any]], BeforeValidator(_nested)]
 
 
 def told(error: ValidationError) -> Iterator[str]:
-    """Each thing that is wrong with a configuration, in a line."""
+    """Say everything that is wrong with a configuration, one message each."""
     for wrong in error.errors():
         name, *part = wrong["loc"] or ("",)
         where = f" for {part[0]}" if part and isinstance(part[0], str) else ""
-        about = f"parameter {name} cannot be {wrong['input']!r}{where}: "
-        said = wrong["msg"].removeprefix("Value error, ")
-        yield said if said.startswith(("unknown ", "parameter ")) or not name else about + said
+        message = wrong["msg"].removeprefix("Value error, ")
+        complete = message.startswith(("unknown ", "parameter ")) or not name
+        yield message if complete else f"parameter {name} cannot be {wrong['input']!r}{where}: {message}"

@@ -7,11 +7,12 @@ from wsol_utils.experiment import handover
 from wsol_utils.experiment.experiments import Config
 from wsol_utils.network import processes
 
-MANY = 200_000  # images, of which only the splits that are evaluated are opened
+MANY = 200_000  # images; of so many only those of the evaluated splits are opened
+LISTED = 20  # images that `clipping` names
 
 
 def prepare(config: Config) -> pd.DataFrame:
-    """The table that notebook 01 writes, as it makes it; the one that is there already, if there is."""
+    """Return the table that notebook 01 writes; write it first if it is missing."""
     path = config.folder / "annotations.csv"
     if not path.is_file() and processes.rank() == 0:
         table, left_out = usable(config, datasets.READERS[config.layout](config.root))
@@ -22,33 +23,33 @@ def prepare(config: Config) -> pd.DataFrame:
 
 
 def usable(config: Config, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A data set's table once its photographs have been opened and found good, and those that the run does without.
+    """Open a data set's photographs; return the table of the good ones, and those that the run does without.
+
+    Of a table of `MANY` images the train split stays closed, as it takes hours to open, unless the run skips bad
+    photographs or evaluates a part of train. Its sizes stay 0 then, and its boxes as they were listed.
 
     Returns:
-        As of `datasets.check`, and of `datasets.leave_out` where the run skips what is bad: image_id, path, split,
-        reason. Of a table of `MANY` images and more the train split is not opened, as that takes hours, unless the run
-        skips what is bad or evaluates a part of train: its sizes stay 0, and its boxes as they were listed.
+        The tables of `datasets.check` and `datasets.leave_out`; the second (image_id, path, split, reason) is empty
+        unless the run skips bad photographs.
     """
-    opened = len(table) < MANY or config.on_bad_image == "skip" or config.evaluate_on == "validation"
+    skip = config.on_bad_image == "skip"
+    opened = len(table) < MANY or skip or config.evaluate_on == "validation"
     splits = ("train", "test") if opened else ("test",)
     left_out = pd.DataFrame(columns=["image_id", "path", "split", "reason"])
-    if config.on_bad_image == "skip":
+    if skip:
         table, left_out = datasets.leave_out(table, config.root, splits)
     return datasets.check(table, config.root, splits), left_out
 
 
-def clipping(table: pd.DataFrame, most: int = 20) -> str:
-    """What a table of `usable` says of boxes that passed their image's edge, a line for each image.
-
-    Args:
-        most: images that get a line, those with the largest overshoot first; more than a pixel all of them.
-    """
+def clipping(table: pd.DataFrame) -> str:
+    """Describe the boxes of a `usable` table that passed their image's edge, the largest overshoots line by line."""
     clipped = table["clipped"]
     beyond = table[clipped > 1].sort_values("clipped", ascending=False, kind="stable")
     counts = f"in {((clipped > 0) & (clipped <= 1)).sum()} images by a pixel or less, in {len(beyond)} by more"
     said = f"boxes clipped to their image: {counts}; the most is {clipped.max():g} px"
     if unopened := int((table["width"] == 0).sum()):
         said += f"; {unopened} images were not opened, and their boxes stay as listed"
-    lines = [f"  {row.clipped:g} px: {row.source}, {row.path}" for row in beyond.head(most).itertuples()]
-    more = [f"  and {len(beyond) - most} more, in the column clipped of annotations.csv"] if len(beyond) > most else []
-    return "\n".join([said, *lines, *more])
+    lines = [f"  {row.clipped:g} px: {row.source}, {row.path}" for row in beyond.head(LISTED).itertuples()]
+    if len(beyond) > LISTED:
+        lines.append(f"  and {len(beyond) - LISTED} more, in the column clipped of annotations.csv")
+    return "\n".join([said, *lines])
