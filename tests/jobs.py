@@ -22,6 +22,7 @@ from wsol_utils.maps.predictions import Predictions
 from wsol_utils.network.recipe import Recipe
 
 ROWS = 20_000  # of a table that takes some time to write
+FEW = {"things": (1, 1), "birds": (1, 1)}  # images of each class of the sample, (train, test)
 
 
 def photographs(root: Path, count: int) -> Path:
@@ -45,11 +46,15 @@ def loader(root: Path, transform: datasets.Transform) -> Loader:
 
 
 def without_rights() -> None:
-    """Before a process starts: the system's file permissions hold for root too (CAP_DAC_OVERRIDE is dropped)."""
-    if os.geteuid() == 0:
-        PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
-        if ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "cannot give up root's rights")
+    """The system's file permissions hold for root too from here on, and in what this process starts."""
+    if os.geteuid():
+        return
+    libc, PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = ctypes.CDLL(None, use_errno=True), 24, 1
+    version, rights = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    failed = libc.prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0) or libc.capget(version, rights)
+    rights[0] &= ~(1 << CAP_DAC_OVERRIDE)
+    if failed or libc.capset(version, rights):
+        raise OSError(ctypes.get_errno(), "cannot give up root's rights")
 
 
 def one_step(root: Path, checkpoint: Path) -> None:
@@ -109,7 +114,7 @@ def sums(path: Path) -> None:
 
 def render(root: Path) -> None:
     """A few images of each class, by two processes."""
-    sample.render(root, processes=2, per_class={"things": (2, 1), "birds": (3, 2)})
+    sample.render(root, processes=2, per_class=FEW)
 
 
 def predictions(root: Path, path: Path, passes: int = 1000) -> None:
@@ -128,13 +133,20 @@ def two_megabytes(path: Path) -> None:
     Predictions(each.astype(str), each, each, scales, kinds, maps, scales, none, none[:, 0], size[0], size).save(path)
 
 
-def full_disk(path: Path) -> None:
-    """The error, and what it leaves there."""
+def full_disk(folder: Path) -> None:
+    """Mount a disk of 1 MB, which this process alone sees, and write more than that; raise what it says and leaves."""
+    libc, CLONE_NEWUSER, CLONE_NEWNS = ctypes.CDLL(None), 0x10000000, 0x20000
+    own = {"setgroups": "deny", "uid_map": f"0 {os.geteuid()} 1", "gid_map": f"0 {os.getegid()} 1"}
+    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNS):
+        raise PermissionError("no file system may be mounted here")
+    for name, text in own.items():
+        Path("/proc/self", name).write_text(text)
+    if libc.mount(b"none", os.fsencode(folder), b"tmpfs", 0, b"size=1m"):
+        raise PermissionError("no file system may be mounted here")
     try:
-        two_megabytes(path)
+        two_megabytes(folder / "predictions")
     except OSError as error:
-        print(error)
-    print(list(path.parent.iterdir()))
+        raise RuntimeError(f"{error}; left: {[*folder.iterdir()]}") from error
 
 
 def tables(path: Path) -> None:
@@ -154,13 +166,15 @@ def too_large(root: Path, checkpoint: Path) -> None:
 
 
 def everything(root: Path, results: Path) -> None:
-    """Each of these once; the error of each is printed."""
-    tries = {"render": [results], "predictions": [root, results / "a"], "tables": [results / "a.csv"]}
+    """Each of these once, without root's rights; the error of each is raised, a line each."""
+    without_rights()
+    tries, said = {"render": [results], "predictions": [root, results / "a"], "tables": [results / "a.csv"]}, []
     for name, arguments in tries.items():
         try:
             globals()[name](*arguments)
         except OSError as error:
-            print(f"{name}: {error}")
+            said.append(f"{name}: {error}")
+    raise RuntimeError("\n".join(said))
 
 
 def reporting(end: Connection, function: Callable, *arguments: object) -> None:

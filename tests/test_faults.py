@@ -1,12 +1,8 @@
 """What goes wrong on the way, really provoked: killed processes, a full disk, no memory, photographs that vanish."""
 
 import multiprocessing
-import resource
-import shlex
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import forkserver
@@ -34,8 +30,6 @@ from wsol_utils import (
     training,
 )
 from wsol_utils.maps.predictions import Predictions
-
-FEW = {"things": (2, 1), "birds": (3, 2)}
 
 
 class Job:
@@ -81,18 +75,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.fault("SIGKILL while the sample is rendered", "the rendering that was there; run again, the same bytes")
 def test_killed_while_the_sample_is_rendered(tmp_path):
-    sample.render(tmp_path / "whole" / "sample", processes=1, per_class=FEW)
-    expected, kills = contents(tmp_path / "whole" / "sample"), 0
-    root = tmp_path / "killed" / "sample"
-    for after in (0.2, 2.0):
-        job = Job(jobs.render, root)
-        while not (children := psutil.Process(job.process.pid).children(recursive=True)) and job.process.is_alive():
-            pass
-        kills += job.killed(after)
-        assert not root.exists() or contents(root) == expected
-        assert psutil.wait_procs(children, timeout=1800)[1] == []  # those that draw end with the one that was killed
-    assert kills
-    sample.render(root, processes=1, per_class=FEW)
+    sample.render(tmp_path / "whole" / "sample", processes=1, per_class=jobs.FEW)
+    expected, root = contents(tmp_path / "whole" / "sample"), tmp_path / "killed" / "sample"
+    job = Job(jobs.render, root)
+    while not (children := psutil.Process(job.process.pid).children(recursive=True)) and job.process.is_alive():
+        pass
+    assert job.killed(0.2) and not root.exists()
+    assert psutil.wait_procs(children, timeout=1800)[1] == []  # those that draw end with the one that was killed
+    sample.render(root, processes=1, per_class=jobs.FEW)
     assert contents(root) == expected
     assert sorted(path.name for path in root.parent.iterdir()) == [".sample.lock", "sample"]
 
@@ -102,7 +92,7 @@ def test_killed_while_predictions_are_written(tmp_path):
     root, path = jobs.photographs(tmp_path / "photographs", 16), tmp_path / "results" / "predictions"
     jobs.predictions(root, path, passes=1)
     before, left, whole = contents(path), lambda: list(path.parent.glob(".*.part")), 0
-    for i in range(6):
+    for i in range(4):
         for old in left():
             shutil.rmtree(old)
         assert Job(jobs.predictions, root, path).killed(0.07 * i, left)  # with a pass half written
@@ -116,8 +106,8 @@ def test_killed_while_predictions_are_written(tmp_path):
 @pytest.mark.fault("SIGKILL while a table is written", "the old table or the new one, whole")
 def test_killed_while_a_table_is_written(tmp_path):
     path, seen = tmp_path / "metrics.csv", set()
-    for i in range(8):
-        assert Job(jobs.tables, path).killed(0.04 * i, path.exists)
+    for i in range(5):
+        assert Job(jobs.tables, path).killed(0.05 * i, path.exists)
         table = handover.read_csv(path)
         assert len(table) == jobs.ROWS and table["n"].nunique() == 1
         seen.add(int(table["n"].iloc[0]))
@@ -126,55 +116,44 @@ def test_killed_while_a_table_is_written(tmp_path):
 
 # A full disk.
 
-TWO_MB = {
-    "network": (lambda path: models.write({"a": torch.zeros(500_000)}, path, {}), "a.safetensors"),
-    "table": (lambda path: handover.write_csv(pd.DataFrame({"a": np.arange(400_000)}), path), "a.csv"),
-    "picture": (lambda path: plots.save(noise(), path), "a.png"),
-    "predictions": (jobs.two_megabytes, "predictions"),
-    "annotations": (lambda path: datasets.write_table(many_rows(), path), "annotations.csv"),
-    "panels of Fig. 4": (lambda path: handover.save_panels(path, [{"image": np.zeros((900, 900, 3))}]), "fig4.npz"),
-    "metadata": (lambda path: metadata.write_metadata(path.parent, many_rows()), "image_ids.txt"),
-}
 
-
-def noise():
-    figure, axis = plots.plt.subplots(figsize=(20, 20), dpi=100)
-    axis.imshow(np.random.default_rng(0).random((1500, 1500, 3)), interpolation="nearest")
-    return figure
+def noise(path):
+    figure, axis = plots.plt.subplots()
+    axis.imshow(np.random.default_rng(0).random((300, 300, 3)), interpolation="nearest")
+    plots.save(figure, path)
 
 
 def many_rows():
-    ids = [f"photographs/of/a/class/{i:06d}.jpg" for i in range(40_000)]
+    ids = [f"photographs/of/a/class/{i:06d}.jpg" for i in range(3000)]
     return pd.DataFrame(
         {"image_id": ids, "path": ids, "split": "test", "label": 0, "class_name": "c", "width": 90, "height": 90,
          "boxes": [[(1.25, 2.25, 30.5, 40.5)]] * len(ids), "source": "list.txt"}
     )  # fmt: skip
 
 
+LARGE = {  # more than the 64 KiB that the disk takes
+    "network": (lambda path: models.write({"a": torch.zeros(50_000)}, path, {}), "a.safetensors"),
+    "table": (lambda path: handover.write_csv(pd.DataFrame({"a": np.arange(40_000)}), path), "a.csv"),
+    "picture": (noise, "a.png"),
+    "predictions": (jobs.two_megabytes, "predictions"),
+    "annotations": (lambda path: datasets.write_table(many_rows(), path), "annotations.csv"),
+    "panels of Fig. 4": (lambda path: handover.save_panels(path, [{"image": np.zeros((90, 90, 3))}]), "fig4.npz"),
+    "metadata": (lambda path: metadata.write_metadata(path.parent, many_rows()), "image_ids.txt"),
+}
+
+
 @pytest.mark.fault(
-    "the disk is full (a limit of 1 MB) while any file is written", "the old file; file and remedy are named"
+    "the disk is full (a limit of 64 KiB) while any file is written", "the old file; file and remedy are named"
 )
-@pytest.mark.parametrize("what", TWO_MB)
-def test_disk_full(tmp_path, what):
-    write, name = TWO_MB[what]
+@pytest.mark.parametrize("what", LARGE)
+def test_disk_full(tmp_path, what, small_disk):
+    write, name = LARGE[what]
     path = tmp_path / name
     path.write_bytes(b"the old file")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limits[1]))
-    try:
-        with pytest.raises(
-            OSError, match=rf"{name} could not be written \(.+\): free some space there, then run again"
-        ):
-            write(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        plots.plt.close("all")
+    with pytest.raises(OSError, match=rf"{name} could not be written \(.+\): free some space there, then run again"):
+        write(path)
     assert path.read_bytes() == b"the old file" and not list(tmp_path.glob(".*"))
-    write(path)
-    assert max(file.stat().st_size for file in (path, *path.glob("*"))) > 10**6
-
-
-IN_A_PLACE_OF_ITS_OWN = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")  # where it may mount a disk
+    plots.plt.close("all")
 
 
 @pytest.mark.fault(
@@ -182,30 +161,21 @@ IN_A_PLACE_OF_ITS_OWN = ("unshare", "--user", "--map-root-user", "--mount", "sh"
     "no SIGBUS: folder and remedy are named before the first row is written",
 )
 def test_predictions_on_a_full_disk(tmp_path):
-    mounted = f"mount -t tmpfs -o size=1m none {shlex.quote(str(tmp_path))}"
-    try:
-        subprocess.run([*IN_A_PLACE_OF_ITS_OWN, mounted], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no file system may be mounted here")
-    words = shlex.join([sys.executable, jobs.__file__, "full_disk", str(tmp_path / "predictions")])
-    command = f"{mounted} && exec {words}"
-    tried = subprocess.run([*IN_A_PLACE_OF_ITS_OWN, command], capture_output=True, text=True)
-    assert tried.returncode == 0, tried
-    _, said, left = tried.stdout.splitlines()
+    said = Job(jobs.full_disk, tmp_path).error()
+    if said.startswith("PermissionError"):
+        pytest.skip(said)
     assert f"{tmp_path / 'predictions'} could not be written (No space left on device): free some space there" in said
-    assert left == "[]"
+    assert said.endswith("; left: []")
 
 
 @pytest.mark.fault("a folder may not be written to", "nothing is written; the folder and the remedy are named")
 def test_read_only(tmp_path):
     root, results = jobs.photographs(tmp_path / "photographs", 4), tmp_path / "results"
     results.mkdir(mode=0o555)
-    command = [sys.executable, jobs.__file__, "everything", root, results / "deep"]
-    tried = subprocess.run(command, preexec_fn=jobs.without_rights, capture_output=True, text=True)
-    said = tried.stdout.strip().splitlines()
-    assert [line.split(":")[0] for line in said] == ["started", "render", "predictions", "tables"], tried.stderr
+    said = Job(jobs.everything, root, results / "deep").error().removeprefix("RuntimeError: ").splitlines()
+    assert [line.split(":")[0] for line in said] == ["render", "predictions", "tables"]
     remedy = "could not be written (Permission denied): make its folder writable, or name another one (RESULTS"
-    assert all(remedy in line for line in said[1:]) and not list(results.iterdir())
+    assert all(remedy in line for line in said) and not list(results.iterdir())
 
 
 # Processes that decode, memory, photographs.
@@ -278,22 +248,17 @@ def birds(tmp_path):
     return config, table
 
 
-SPOILT = {
-    "zero bytes": (lambda path: path.write_bytes(b""), r"an image that does not decode"),
-    "gone": (lambda path: path.unlink(), r"was there when notebook 01 ran and is missing now; put it back"),
-}
-
-
 @pytest.mark.fault("a photograph is emptied, or vanishes, during a run", "the network; the photograph is named")
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("how", SPOILT)
-def test_a_photograph_is_spoilt_between_two_notebooks(birds, how, workers):
-    config, table = replace(birds[0], workers=workers), birds[1]
-    spoil, message = SPOILT[how]
-    network, path = (
-        handover.checkpoint(config, 0, "gap"),
-        handover.prediction_folder(config, 0, "gap", config.conventions),
-    )
+@pytest.mark.parametrize(
+    "spoil, message",
+    [(Path.unlink, r"was there when notebook 01 ran and is missing now; put it back"),
+     (lambda path: path.write_bytes(b""), "an image that does not decode")],
+    ids=["gone", "emptied"],
+)  # fmt: skip
+def test_a_photograph_is_spoilt_between_two_notebooks(birds, spoil, message):
+    config, table = birds
+    network = handover.checkpoint(config, 0, "gap")
+    path = handover.prediction_folder(config, 0, "gap", config.conventions)
     before, photograph = network.read_bytes(), config.root / handover.split(config, table, "test")["path"].iloc[2]
     content = photograph.read_bytes()
     spoil(photograph)
@@ -302,20 +267,6 @@ def test_a_photograph_is_spoilt_between_two_notebooks(birds, how, workers):
     assert network.read_bytes() == before and not path.exists() and not list(path.parent.glob(".*"))
     photograph.write_bytes(content)
     assert len(stages.predicted(config, table, 0, "gap", False, config.conventions).label) == 4
-
-
-def test_a_photograph_is_spoilt_while_it_is_read(birds, monkeypatch):
-    config, table = birds
-    real, photograph = datasets.ImageDataset.frame, config.root / handover.split(config, table, "test")["path"].iloc[2]
-
-    def emptied(dataset, index):
-        photograph.write_bytes(b"")
-        return real(dataset, index)
-
-    monkeypatch.setattr(datasets.ImageDataset, "frame", emptied)
-    with pytest.raises(datasets.DatasetError, match=rf"{photograph.name}: an image that does not decode"):
-        stages.predicted(config, table, 0, "gap", False, config.conventions)
-    assert not handover.prediction_folder(config, 0, "gap", config.conventions).exists()
 
 
 @pytest.mark.fault('a bad photograph with on_bad_image="skip"', "the run; skipped.csv lists it, n_skipped counts it")
@@ -331,8 +282,6 @@ def test_bad_photographs_are_left_out(tmp_path):
     config = replace(config, on_bad_image="skip")
     table = preparation.prepare(config)
     assert len(table) == 8 and len(handover.split(config, table, "test")) == 4
-    left = handover.skipped(config)
+    left = handover.read_csv(config.folder / "skipped.csv")
     assert left["path"].tolist() == [path.relative_to(config.root).as_posix() for path in (first, other)]
     assert "no such file" in left["reason"].iloc[1] and not left["reason"].str.contains(str(tmp_path)).any()
-    rows = pd.DataFrame([["wgap"] * len(handover.METRICS_COLUMNS)], columns=handover.METRICS_COLUMNS)
-    assert handover.described(config, rows)["n_skipped"].tolist() == [2]
