@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import forkserver
@@ -47,7 +48,7 @@ class Job:
         """SIGKILL so many seconds later, and not before something holds; False if it was through by then."""
         self.process.join(after)
         while self.process.is_alive() and not when():
-            pass
+            time.sleep(0.001)
         self.process.kill()
         self.process.join()
         return self.process.exitcode == -signal.SIGKILL
@@ -79,7 +80,7 @@ def test_killed_while_the_sample_is_rendered(tmp_path):
     expected, root = contents(tmp_path / "whole" / "sample"), tmp_path / "killed" / "sample"
     job = Job(jobs.render, root)
     while not (children := psutil.Process(job.process.pid).children(recursive=True)) and job.process.is_alive():
-        pass
+        time.sleep(0.05)
     assert job.killed(0.2) and not root.exists()
     assert psutil.wait_procs(children, timeout=1800)[1] == []  # those that draw end with the one that was killed
     sample.render(root, processes=1, per_class=jobs.FEW)
