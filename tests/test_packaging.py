@@ -48,16 +48,10 @@ def test_environment_yml_has_the_dependencies_of_pyproject():
 
 
 @pytest.mark.parametrize("line", DEPENDENCIES)
-def test_dependency_is_pinned_within_its_requirement(line):
+def test_dependency_is_pinned_within_its_requirement_and_has_a_reason(line):
     requirement = Requirement(line)
-    versions = pinned()
-    assert canonicalize_name(requirement.name) in versions, f"constraints.txt does not pin {requirement.name}"
-    assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)])
     assert requirement.specifier, "no lower bound"
-
-
-@pytest.mark.parametrize("line", DEPENDENCIES)
-def test_dependency_has_a_reason_beside_it(line):
+    assert requirement.specifier.contains(pinned()[canonicalize_name(requirement.name)])
     assert re.search(rf'^ +"{re.escape(line)}",  # \w.+$', PYPROJECT, flags=re.MULTILINE)
 
 
@@ -114,28 +108,11 @@ def test_folders_import_only_from_below(monkeypatch):
     assert lint_imports(no_cache=True) == 0, "run lint-imports"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_import_is_relative(module):
-    """`imports` would not see it."""
-    nodes = ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
-    assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level]
-
-
-def test_the_package_imports_nothing_until_it_is_asked():
-    command = (
-        "import sys, wsol_utils; sys.exit(len({'torch', 'numpy', 'pandas', 'wsol_utils.common'} & {*sys.modules}))"
-    )
-    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
-
-
 def test_every_name_leads_to_its_module():
     for name in wsol_utils.__all__:
         module = getattr(wsol_utils, name)
         assert name in dir(wsol_utils) and module.__name__.split(".")[-1] in (name, "render")
     assert wsol_utils.sample.render and not hasattr(wsol_utils, "nothing")
-    source = ast.parse(MODULES["wsol_utils"].read_text(encoding="utf-8"))
-    [for_editors] = [node for node in source.body if isinstance(node, ast.If)]
-    assert sorted(alias.asname or alias.name for node in for_editors.body for alias in node.names) == wsol_utils.__all__
 
 
 USED = """
@@ -163,10 +140,25 @@ assert set(metrics.localization(overlap, [0, 1], [0, 0], iou=0.5)) == {"top1_cls
 """
 
 
-def test_the_names_that_users_rely_on():
-    """In a process of their own, before and after every module was imported from its folder."""
-    everything = f"import {', '.join(name for name in MODULES if not name.endswith('__main__'))}"
-    subprocess.run([sys.executable, "-c", USED + everything + USED], cwd=ROOT, check=True)
+def test_what_imports_bring_with_them():
+    """In one process, step by step; last, the names that users rely on, before and after every module is imported."""
+    everything = f"import {', '.join(MODULES)}"
+    script = f"""
+import socket, sys
+asked = []
+socket.socket.connect = socket.getaddrinfo = lambda *a, **k: asked.append(a)
+import wsol_utils
+assert not {{"torch", "numpy", "pandas", "wsol_utils.common"}} & {{*sys.modules}}, "before a module is asked for"
+import wsol_utils.data.sample.render
+assert "torch" not in sys.modules, "the sample is rendered without torch"
+import wsol_utils.scores.evaluation
+assert "numba" not in sys.modules, "it is imported only where boxes are sought"
+{USED}
+{everything}
+{USED}
+assert not asked, "a module asked the network"
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
 def test_notebooks_import_what_the_package_names():
@@ -182,32 +174,12 @@ def test_notebooks_import_what_the_package_names():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_module_is_short(module):
-    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 300
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_module_says_what_it_is(module):
-    assert ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8")))
-
-
-def test_the_sample_is_rendered_without_torch():
-    command = "import sys, wsol_utils.data.sample.render; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
-
-
-def test_no_module_asks_the_network_when_it_is_imported():
-    command = (
-        "import socket; asked = []; socket.socket.connect = socket.getaddrinfo = lambda *a, **k: asked.append(a)\n"
-        f"import {', '.join(MODULES)}\n"
-        "assert not asked, asked"
-    )
-    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
-
-
-def test_numba_is_imported_only_where_boxes_are_sought():
-    command = "import sys, wsol_utils.scores.evaluation; sys.exit('numba' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
+def test_module(module):
+    """It is short, says what it is, and imports by full names, which `imports` sees."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 300 and ast.get_docstring(tree)
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
 
 
 def test_pinned_versions_install_on_every_python_we_support():
