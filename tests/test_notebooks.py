@@ -5,23 +5,19 @@ import json
 import re
 import statistics
 import symtable
-from dataclasses import fields
 
 import pytest
 from layouts_on_disk import NOTEBOOKS
 
-from wsol_utils.experiment.experiments import Config
+from wsol_utils import experiments
 
-FILES = sorted(NOTEBOOKS.glob("0[0-6]_*.ipynb"))
-ROAD = FILES[1:]
-BESIDE = sorted(NOTEBOOKS.glob("0[7-9]_*.ipynb"))  # not on the road of `make reproduce`
-each_notebook = pytest.mark.parametrize("path", FILES + BESIDE, ids=lambda path: path.stem)
+PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+FILES, BESIDE = PATHS[:7], PATHS[7:]  # those that `make reproduce` runs, 00 to 06, and the others
+READ = {path: json.loads(path.read_text(encoding="utf-8")) for path in PATHS}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|root|home|Users|tmp|var|opt|mnt|private)/|(?<!\w)[A-Z]:\\")
 IGNORED = "nbval-ignore-output"
 
-
-def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
 def source(cell):
@@ -32,8 +28,12 @@ def tags(cell):
     return cell["metadata"].get("tags", [])
 
 
-def code_cells(path):
-    return [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+def cells_of(path, kind):
+    return [cell for cell in READ[path]["cells"] if cell["cell_type"] == kind]
+
+
+def nodes_of(cell):
+    return list(ast.walk(ast.parse(source(cell))))
 
 
 def parameters_index(cells):
@@ -41,12 +41,8 @@ def parameters_index(cells):
     return index
 
 
-def link_targets(text):
+def links(text):
     return [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
-
-
-def test_all_are_there():
-    assert [path.name[:3] for path in FILES] == [f"{number:02d}_" for number in range(7)]
 
 
 # What is committed with them.
@@ -54,7 +50,7 @@ def test_all_are_there():
 
 @each_notebook
 def test_executed_from_the_first_cell_to_the_last(path):
-    cells = code_cells(path)
+    cells = cells_of(path, "code")
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), "run `make notebooks`"
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert outputs, "no output is committed: run `make notebooks`"
@@ -63,132 +59,93 @@ def test_executed_from_the_first_cell_to_the_last(path):
 
 
 @each_notebook
-def test_size(path):
+def test_small_and_nobodys_own(path):
     assert path.stat().st_size < 300_000
-
-
-@each_notebook
-def test_kernel_and_metadata_are_nobodys_own(path):
-    notebook = read(path)
-    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
-    assert notebook["metadata"]["language_info"] == {"name": "python"}  # no version
-    for cell in notebook["cells"]:
+    about = READ[path]["metadata"]
+    assert about["kernelspec"]["name"] == "python3" and set(about) == {"kernelspec", "language_info"}
+    assert about["language_info"] == {"name": "python"}  # no version
+    assert len({cell["id"] for cell in READ[path]["cells"]}) == len(READ[path]["cells"])
+    for cell in READ[path]["cells"]:
         assert set(cell["metadata"]) <= {"tags"}, "metadata of a runner or an editor"
-    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
-
-
-@each_notebook
-def test_no_path_of_a_machine_and_no_address_of_an_object(path):
-    for cell in read(path)["cells"]:
         texts = [source(cell)]
         for output in cell.get("outputs", []):
-            assert not re.search(r"(application/javascript|widget)", " ".join(output.get("data", {})))
-            data = {kind: text for kind, text in output.get("data", {}).items() if not kind.startswith("image/")}
-            texts += ["".join(text) for text in [output.get("text", ""), *data.values()]]
+            data = output.get("data", {})
+            assert not re.search(r"(application/javascript|widget)", " ".join(data))
+            assert {kind for kind in data if kind.startswith("image/")} <= {"image/png"}
+            texts += ["".join(text) for kind, text in data.items() if not kind.startswith("image/")]
+            texts.append("".join(output.get("text", "")))
         for text in texts:
             assert not MACHINE_PATH.search(text), text
             assert not re.search(r"\bat 0x[0-9a-f]{6}", text), text
 
 
-@each_notebook
-def test_pictures_are_png(path):
-    kinds = {kind for cell in code_cells(path) for output in cell["outputs"] for kind in output.get("data", {})}
-    assert {kind for kind in kinds if kind.startswith("image/")} <= {"image/png"}
-
-
 # The order of cells.
 
 
+def test_all_are_there():
+    assert [path.name[:3] for path in FILES] == [f"{number:02d}_" for number in range(7)]
+
+
 @each_notebook
-def test_opening_cell(path):
-    first = read(path)["cells"][0]
-    assert first["cell_type"] == "markdown" and source(first).startswith(f"# {path.name[:2]} · ")
+def test_opening_and_closing(path):
+    """The title and what it reads, writes and takes; last what we found, and the way on."""
+    first, last = (READ[path]["cells"][i] for i in (0, -1))
+    assert first["cell_type"] == last["cell_type"] == "markdown"
+    assert source(first).startswith(f"# {path.name[:2]} · ")
     rows = re.findall(r"^\| (\w+) \| (.+) \|$", source(first), flags=re.MULTILINE)
     assert [name for name, _ in rows[:3]] == ["reads", "writes", "takes"]
+    prose = "\n".join(source(cell) for cell in cells_of(path, "markdown"))
+    assert re.findall("^## .*", prose, flags=re.MULTILINE)[-1] == "## What we found"
+    following = FILES[0] if path in BESIDE else FILES[(FILES.index(path) + 1) % len(FILES)]
+    targets = [link for link in links(source(last)) if link.endswith(".ipynb")]
+    assert targets and (NOTEBOOKS / targets[-1]).resolve() == following
+    for link in links(prose):
+        assert (NOTEBOOKS / link).exists(), link
 
 
 @each_notebook
 def test_imports_then_parameters_then_the_rest(path):
-    cells = code_cells(path)
+    cells = cells_of(path, "code")
     index = parameters_index(cells)
-    importing = [
-        i for i, cell in enumerate(cells)
-        for node in ast.walk(ast.parse(source(cell))) if isinstance(node, ast.Import | ast.ImportFrom)
-    ]  # fmt: skip
-    assert importing and set(importing) == {index - 1}
-
-
-@each_notebook
-def test_parameters_are_literals_typed_and_commented(path):
-    cell = source(code_cells(path)[parameters_index(code_cells(path))])
-    for node, line in zip(ast.parse(cell).body, cell.splitlines(), strict=True):
+    importing = {
+        i for i, cell in enumerate(cells) for n in nodes_of(cell) if isinstance(n, ast.Import | ast.ImportFrom)
+    }
+    assert importing == {index - 1}
+    text = source(cells[index])  # literals, typed and commented
+    for node, line in zip(ast.parse(text).body, text.splitlines(), strict=True):
         assert isinstance(node, ast.AnnAssign) and node.value is not None, line
         ast.literal_eval(node.value)
         assert re.search(r"  # \S", line), f"no comment: {line}"
 
 
 def test_the_same_parameters_all_along_the_road():
-    assert len({source(code_cells(path)[parameters_index(code_cells(path))]) for path in ROAD}) == 1
-
-
-@each_notebook
-def test_last_cell_leads_on(path):
-    last = read(path)["cells"][-1]
-    assert last["cell_type"] == "markdown"
-    targets = [link for link in link_targets(source(last)) if link.endswith(".ipynb")]
-    following = FILES[0] if path in BESIDE else FILES[(FILES.index(path) + 1) % len(FILES)]
-    assert targets and (NOTEBOOKS / targets[-1]).resolve() == following
-
-
-@each_notebook
-def test_relative_links_resolve(path):
-    for cell in read(path)["cells"]:
-        for link in link_targets(source(cell)) if cell["cell_type"] == "markdown" else []:
-            assert (NOTEBOOKS / link).exists(), link
-
-
-@each_notebook
-def test_what_we_found_stands_near_the_end(path):
-    headings = [line for cell in read(path)["cells"] if cell["cell_type"] == "markdown"
-                for line in source(cell).splitlines() if line.startswith("## ")]  # fmt: skip
-    assert headings[-1] == "## What we found"
+    road = [cells_of(path, "code") for path in FILES[1:]]
+    assert len({source(cells[parameters_index(cells)]) for cells in road}) == 1
 
 
 # The cells themselves.
 
 
 @each_notebook
-def test_cells_are_short(path):
-    lengths = [len(source(cell).splitlines()) for cell in code_cells(path)]
-    assert max(lengths) <= 25
-    assert statistics.median(lengths) < 8
-
-
-@each_notebook
-def test_no_classes_no_long_functions_no_star_imports(path):
-    for cell in code_cells(path):
-        for node in ast.walk(ast.parse(source(cell))):
-            assert not isinstance(node, ast.ClassDef), node.name
-            assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == "*")
-            if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 15, node.name
+def test_cells_are_short_and_plain(path):
+    cells = cells_of(path, "code")
+    lengths = [len(source(cell).splitlines()) for cell in cells]
+    assert max(lengths) <= 25 and statistics.median(lengths) < 8
+    for node in (node for cell in cells for node in nodes_of(cell)):
+        assert not isinstance(node, ast.ClassDef), node.name
+        assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == "*")
+        assert not isinstance(node, ast.FunctionDef) or node.end_lineno - node.lineno < 15, node.name
 
 
 @each_notebook
 def test_nothing_that_nbval_stumbles_over(path):
-    for cell in code_cells(path):
+    for cell in cells_of(path, "code"):
         text = source(cell)
         assert not re.search(r";\s*$", text), "a trailing semicolon"
         assert not re.search(r"^\s*[%!]", text, flags=re.MULTILINE), "a magic or a shell command"
         assert "clear_output" not in text and ".style" not in text
-
-
-@each_notebook
-def test_an_output_that_is_not_compared_says_why(path):
-    for cell in code_cells(path):
-        reasons = re.findall(r"^# output not compared: (.+)$", source(cell), flags=re.MULTILINE)
-        assert len(reasons) == (IGNORED in tags(cell)), source(cell)
+        reasons = re.findall(r"^# output not compared: (.+)$", text, flags=re.MULTILINE)
+        assert len(reasons) == (IGNORED in tags(cell)), text
         assert all(len(reason.split()) >= 2 for reason in reasons)
         assert set(tags(cell)) <= {"parameters", IGNORED}, "another tag might silence a comparison too"
 
@@ -196,7 +153,8 @@ def test_an_output_that_is_not_compared_says_why(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_configuration_cell_can_be_run_again(path):
     """It takes every variable that has the name of a value of `Config`, so no later cell may assign one."""
-    cells, names = code_cells(path), {field.name for field in fields(Config)}
+    cells = cells_of(path, "code")
     for cell in cells[parameters_index(cells) + 1 :]:
         symbols = symtable.symtable(source(cell), path.name, "exec").get_symbols()
-        assert not {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()} & names, source(cell)
+        assigned = {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
+        assert not assigned & set(experiments.NAMES), source(cell)
