@@ -15,11 +15,9 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from layouts_on_disk import cub
 
 from wsol_utils import (
     datasets,
-    experiments,
     handover,
     loader,
     metadata,
@@ -234,21 +232,6 @@ def test_memory_of_other_kinds():
         raise RuntimeError("of another kind")
 
 
-@pytest.fixture
-def birds(tmp_path):
-    """A run on twelve photographs up to its trained network: configuration and table."""
-    cub(tmp_path / "data", train=4, test=2)
-    config = experiments.configure(
-        "cub", "light", data_root=str(tmp_path / "data"), results=str(tmp_path / "results"), backbone="small_vgg",
-        image_size=32, resize_size=36, batch_size=4, epochs=1, device="cpu", threads=1, poolings="gap",
-    )  # fmt: skip
-    config = replace(config, weights="")
-    table = preparation.prepare(config)
-    stages.finetune(config, stages.network(config, "gap", 2, False), handover.split(config, table, "train"),
-                    config.recipe("gap"), handover.checkpoint(config, 0, "gap"), 0, "scratch")  # fmt: skip
-    return config, table
-
-
 @pytest.mark.fault("a photograph is emptied, or vanishes, during a run", "the network; the photograph is named")
 @pytest.mark.parametrize(
     "spoil, message",
@@ -256,24 +239,22 @@ def birds(tmp_path):
      (lambda path: path.write_bytes(b""), "an image that does not decode")],
     ids=["gone", "emptied"],
 )  # fmt: skip
-def test_a_photograph_is_spoilt_between_two_notebooks(birds, spoil, message):
-    config, table = birds
-    network = handover.checkpoint(config, 0, "gap")
-    path = handover.prediction_folder(config, 0, "gap", config.conventions)
+def test_a_photograph_is_spoilt_between_two_notebooks(trained, spoil, message):
+    config, table = trained
+    network = handover.checkpoint(config, 0, "wgap")
     before, photograph = network.read_bytes(), config.root / handover.split(config, table, "test")["path"].iloc[2]
     content = photograph.read_bytes()
     spoil(photograph)
     with pytest.raises(datasets.DatasetError, match=rf"{photograph.name}(.|\n)*{message}"):
-        stages.predicted(config, table, 0, "gap", False, config.conventions)
-    assert network.read_bytes() == before and not path.exists() and not list(path.parent.glob(".*"))
+        stages.predicted(config, table, 0, "wgap", False, config.conventions)
+    assert network.read_bytes() == before and not list(config.folder.rglob("*predictions*"))
     photograph.write_bytes(content)
-    assert len(stages.predicted(config, table, 0, "gap", False, config.conventions).label) == 4
+    assert len(stages.predicted(config, table, 0, "wgap", False, config.conventions).label) == 4
 
 
 @pytest.mark.fault('a bad photograph with on_bad_image="skip"', "the run; skipped.csv lists it, n_skipped counts it")
-def test_bad_photographs_are_left_out(tmp_path):
-    cub(tmp_path / "data", train=2, test=3)
-    config = experiments.configure("cub", "light", data_root=str(tmp_path / "data"), results=str(tmp_path / "results"))
+def test_bad_photographs_are_left_out(small_cub):
+    config = small_cub()
     listed = datasets.read_cub(config.root)
     first, other = (config.root / path for path in listed[listed["split"] == "test"]["path"].iloc[[0, 3]])
     first.write_bytes(first.read_bytes()[:200])
@@ -282,7 +263,9 @@ def test_bad_photographs_are_left_out(tmp_path):
         preparation.prepare(config)  # by default
     config = replace(config, on_bad_image="skip")
     table = preparation.prepare(config)
-    assert len(table) == 8 and len(handover.split(config, table, "test")) == 4
+    assert len(table) == 12 and len(handover.split(config, table, "test")) == 2
     left = handover.read_csv(config.folder / "skipped.csv")
     assert left["path"].tolist() == [path.relative_to(config.root).as_posix() for path in (first, other)]
-    assert "no such file" in left["reason"].iloc[1] and not left["reason"].str.contains(str(tmp_path)).any()
+    assert "no such file" in left["reason"].iloc[1] and not left["reason"].str.contains(str(config.root)).any()
+    rows = pd.DataFrame([["wgap"] * len(handover.METRICS_COLUMNS)], columns=handover.METRICS_COLUMNS)
+    assert handover.described(config, rows)["n_skipped"].tolist() == [2]
