@@ -10,15 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import torch
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, ConfigDict, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from wsol_utils import boxes
@@ -67,7 +59,7 @@ class Config:
     methods: Annotated[Listed[str], AfterValidator(lambda names: tuple(dict.fromkeys(("cam", *names))))] = ("cam",)
     # For each method, arguments of its constructor: {"has": {"side": 24}}, or has.side=24 as text.
     method_options: Options = field(default_factory=dict)
-    seeds: Listed[NonNegativeInt] = (0,)
+    seeds: Listed[int] = (0,)
 
     # The training.
     image_size: PositiveInt  # pixels of the square input
@@ -131,7 +123,7 @@ class Config:
                 "Sec. 4.3 needs at least three; 0 is the protocol's",
             ),
             ("resize_size", self.resize_size < self.image_size, f"it must be at least image_size {self.image_size}"),
-            ("seeds", len(set(self.seeds)) < len(self.seeds), "they must differ"),
+            ("seeds", min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds), "they differ, from 0 on"),
             ("results", results_root(self.results).is_relative_to(ours), "our own figures are kept there"),
             ("device", self.processes > 1 and self.device not in ("", "cpu", "cuda"), "processes need cuda or cpu"),
         ):
