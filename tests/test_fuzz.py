@@ -24,7 +24,7 @@ from layouts_on_disk import LAYOUTS, XML, Trap, lines, table
 from PIL import Image
 
 from wsol_utils import boxes, checkpoints, datasets, layouts, loader, metadata, metrics, models, score_maps, thresholds
-from wsol_utils.data.photographs import decode
+from wsol_utils.data.images import decode
 from wsol_utils.experiment.handover import read_arrays, write_arrays
 from wsol_utils.maps.predictions import Predictions
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from layouts_on_disk import LAYOUTS, TRAIN, XML, lines, replace_line, voc
 
-from wsol_utils import datasets, layouts, metadata, score_maps, texts
+from wsol_utils import datasets, layouts, metadata, score_maps, text
 from wsol_utils.data.layouts import DatasetError
 
 A, B = "val/a.jpg", "val/b.jpg"
@@ -113,10 +113,10 @@ def test_paths_that_leave_the_folder(whole, kind, file):
 
 
 def test_one_check_of_paths():
-    assert metadata.below is layouts.below is score_maps.below is texts.below
-    assert [texts.below(path) for path in ("a b/é.jpg", "…")] == ["a b/é.jpg", "…"]
+    assert metadata.below is layouts.below is score_maps.below is text.below
+    assert [text.below(path) for path in ("a b/é.jpg", "…")] == ["a b/é.jpg", "…"]
     with pytest.raises(ValueError, match="empty"):
-        texts.below("")
+        text.below("")
 
 
 def test_one_file_under_two_names(tmp_path):
@@ -195,7 +195,7 @@ def test_numbers_of_a_train_list(tmp_path):
     [("7", 7), ("-0.5", -0.5), ("+3.", 3), (".25", 0.25), ("1e-05", 1e-05), (" 2E2 ", 200), ("2147483647", 2147483647)],
 )
 def test_what_is_a_number(text, expected):
-    assert texts.number(text) == expected
+    assert text.number(text) == expected
 
 
 # Encodings and line ends.

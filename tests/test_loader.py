@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from wsol_utils import datasets
-from wsol_utils.data import photographs as decoders
+from wsol_utils.data import images as decoders
 from wsol_utils.data.datasets import DatasetError, ImageDataset
 from wsol_utils.data.loader import Loader
 

@@ -27,8 +27,8 @@ from wsol_utils.data.layouts import (
     read_ilsvrc,
     read_tiny_imagenet,
 )
-from wsol_utils.data.photographs import cause, decode
-from wsol_utils.data.texts import below
+from wsol_utils.data.images import cause, decode
+from wsol_utils.data.text import below
 from wsol_utils.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -19,7 +19,7 @@ from xml.etree.ElementTree import Element
 import defusedxml.ElementTree
 import pandas as pd
 
-from wsol_utils.data.texts import (
+from wsol_utils.data.text import (
     LONGEST_XML,
     REMEDY,
     DatasetError,

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from wsol_utils.common.bars import QUIET
 from wsol_utils.common.checks import one_of
 from wsol_utils.data.datasets import ImageDataset
-from wsol_utils.data.photographs import DECODERS, opened
+from wsol_utils.data.images import DECODERS, opened
 
 Batch = tuple[Tensor, Tensor, list[Tensor]]
 

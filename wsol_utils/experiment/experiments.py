@@ -17,7 +17,8 @@ from wsol_utils import boxes
 from wsol_utils.boxes import thresholds
 from wsol_utils.common.checks import hint, one_of
 from wsol_utils.common.files import ROOT
-from wsol_utils.data import datasets, photographs
+from wsol_utils.data import datasets
+from wsol_utils.data.images import DECODERS
 from wsol_utils.experiment.parameters import Listed, Options, Rates, among, injected, pairs, told
 from wsol_utils.experiment.profiles import DATASETS, PROFILES
 from wsol_utils.maps import cam
@@ -126,7 +127,7 @@ class Config:
     threads: int = 0
     deterministic: bool = False
     cache_gb: float = 4.0
-    decoder: Annotated[str, among("decoder", photographs.DECODERS)] = "pillow"
+    decoder: Annotated[str, among("decoder", DECODERS)] = "pillow"
     compiled: bool = False
     checkpoint_steps: int = 500
     processes: PositiveInt = 1
