@@ -108,8 +108,8 @@ def sums(path: Path) -> None:
 
 
 def render(root: Path) -> None:
-    """A few images of each class, by two processes."""
-    sample.render(root, processes=2, per_class={"things": (2, 1), "birds": (3, 2)})
+    """A few images of each class."""
+    sample.render(root, per_class={"things": (2, 1), "birds": (3, 2)})
 
 
 def predictions(root: Path, path: Path, passes: int = 1000) -> None:

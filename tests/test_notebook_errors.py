@@ -78,7 +78,7 @@ def bad_data(layout: str, fault: str, root: Path) -> str:
     listed = {"cub": r"images\.txt:3", "ilsvrc": r"LOC_val_solution\.csv:2", "tiny_imagenet": re.escape(boxes)}[layout]
     if fault == "missing image":
         (root / image).unlink()
-        return rf"{re.escape(image)}: missing image, listed in .*{listed}.*; unpack the data set again"
+        return rf"{re.escape(image)}: missing image, listed in .*{listed}.*unpack the data set again"
     if fault == "image cut short":
         (root / image).write_bytes((root / image).read_bytes()[:400])
         return rf"{re.escape(image)}: an image that does not decode \(.+\), listed in .*{listed}.*; {UNPACK}"

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _FOLDERS = {
     "common": "arrays bars checks files imports",
-    "data": "datasets download images layouts loader text transforms unpacking",
+    "data": "datasets download images layouts loader text transforms",
     "data.sample": "drawing shapes",
     "network": "checkpoints method models pooling processes recipe training weights",
     "maps": "cam extract predictions",
@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # the same for editors and mypy
     from wsol_utils.benchmarks import kernels, throughput
     from wsol_utils.boxes import thresholds
     from wsol_utils.common import arrays, bars, checks, files, imports
-    from wsol_utils.data import datasets, download, images, layouts, loader, text, transforms, unpacking
+    from wsol_utils.data import datasets, download, images, layouts, loader, text, transforms
     from wsol_utils.data.sample import drawing, shapes
     from wsol_utils.data.sample import render as sample
     from wsol_utils.experiment import experiments, handover, parameters, preparation, profiles, stages
