@@ -149,7 +149,7 @@ def _unpack(archive: Path, target: Path) -> None:
         files.remove(left)
     hidden = files.beside(target)
     # what leads out of the folder is refused in a tar, and left out of a zip; Python 3.11.0 to 3.11.3 has no filter
-    options = {"filter": "data"} if archive.suffix != ".zip" and hasattr(tarfile, "data_filter") else {}
+    options: dict[str, Any] = {"filter": "data"} if archive.suffix != ".zip" and hasattr(tarfile, "data_filter") else {}
     try:
         with files.explained(target):
             shutil.unpack_archive(archive, hidden, **options)
