@@ -174,12 +174,6 @@ def test_a_server_that_cannot_send_parts(site, folder):
     assert [asked.get("Range") for asked in site.asked] == [f"bytes={HALF}-"]
 
 
-def test_what_is_whole_is_not_asked_for(site, folder):
-    left(folder, CONTENT)
-    fetched(folder)
-    assert site.asked == []
-
-
 @pytest.mark.fault("the file changes at its source between two halves of a download", "nothing; the next starts over")
 @pytest.mark.fault("a download has the right size and the wrong bytes", "nothing of it; both checksums are said")
 @pytest.mark.fault("a server offers a file of another size", "nothing is downloaded; both sizes are said")
@@ -200,11 +194,6 @@ def test_what_is_not_the_file_gets_no_name(site, folder, part, site_has, told, k
     vars(site).update(content=CONTENT, ranges=True, shift=0, length=None, status=0)
     fetched(folder)
     assert ("Range" in site.asked[-1]) == bool(kept)
-
-
-def test_no_server(table, folder):
-    table(url="http://127.0.0.1:9/birds.bin")
-    refused(folder, r"birds\.bin: http.*refused.*; 0 of 1024000 bytes are kept: .* fetch it by hand into .*data and")
 
 
 @pytest.mark.fault("the file in a download's place is another one", "it stays, and is not used")
@@ -282,13 +271,11 @@ def test_the_command_fetches_and_unpacks_once(site, offers, folder, name):
     assert names(folder) == ["birds", name] and len(site.asked) == 1
 
 
-def test_the_command_can_remove_the_archive(offers, folder):
-    offers("birds.tgz", tgz(GOOD))
-    assert command("birds.tgz", "--root", folder, "--no-keep-archive").exit_code == 0 and names(folder) == ["birds"]
-
-
-def test_the_command_fetches_a_file_that_is_no_archive(folder):
+def test_the_command_without_an_archive(table, offers, folder):
     assert command("birds.bin", "--root", folder).stdout == f"{folder / 'birds.bin'} is there\n"
+    offers("birds.tgz", tgz(GOOD))
+    assert command("birds.tgz", "--root", folder, "--no-keep-archive").exit_code == 0
+    assert names(folder) == ["birds", "birds.bin"]
 
 
 @pytest.mark.fault(
@@ -423,9 +410,3 @@ def test_weights_are_those_that_torchvision_fetches(name):
     assert row.url == weights.url
     assert row.name == f"{name}-{row.checksum[:8]}.pth"  # torchvision compares these digits itself
     assert round(row.bytes / 2**20, 3) == weights.meta["_file_size"]
-
-
-def test_git_keeps_the_table():
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    assert subprocess.run(["git", "check-ignore", "-q", "data/downloads.csv"], cwd=ROOT).returncode == 1
