@@ -281,7 +281,7 @@ def test_other_encodings(tmp_path, layout):
         if name.endswith((".txt", ".csv")):
             for data in (content.encode("utf-16"), content.encode("utf-16-le")):
                 (tmp_path / name).write_bytes(data)
-                refused(layout, tmp_path, "")
+                refused(layout, tmp_path, "; correct it")
             (tmp_path / name).write_bytes(content.encode() + b"caf\xe9 4\n")
             refused(layout, tmp_path, rf"{name}: not a text in UTF-8 \(line {content.count(chr(10)) + 1}: ")
             put(tmp_path, {name: content})
