@@ -113,8 +113,8 @@ def sums(path: Path) -> None:
 
 
 def render(root: Path) -> None:
-    """A few images of each class, by two processes."""
-    sample.render(root, processes=2, per_class=FEW)
+    """Draw a few images of each class."""
+    sample.render(root, per_class=FEW)
 
 
 def predictions(root: Path, path: Path, passes: int = 1000) -> None:

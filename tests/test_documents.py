@@ -64,9 +64,9 @@ def figures() -> str:
 
 HEADINGS = {  # of the test files; those not listed stand below "Others"
     "Runs": ("dodo", "faults", "processes", "training"),
-    "Downloads and archives": ("download", "unpacking"),
+    "Downloads and archives": ("download",),
     "Annotations, photographs, weights": (
-        "hostile_annotations", "hostile_images", "datasets", "fuzz", "models", "command_line",
+        "layouts", "images", "datasets", "fuzz", "models", "command_line",
     ),
     "Numbers": ("predictions", "pooling", "evaluation"),
     "Finished runs": ("verify", "reproducible"),

@@ -1,14 +1,16 @@
-"""Downloads go on where they were cut, are verified before they have a name, and the table says only what is known."""
+"""Downloads go on where they were cut, are verified before they have a name, and are unpacked whole or not at all."""
 
 import hashlib
 import http.server
 import io
 import re
+import signal
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,11 +22,11 @@ from torchvision.models import get_weight
 
 from wsol_utils import __main__ as commands
 from wsol_utils import download
-from wsol_utils.data.layouts import DatasetError
+from wsol_utils.data.text import DatasetError
 
 CONTENT = bytes(range(256)) * 4000  # 1,024,000 bytes
 HALF = 400_000
-PART, STAMP = ".birds.bin.partial", ".birds.bin.partial.stamp"
+PART = ".birds.bin.partial"
 
 
 @dataclass
@@ -32,7 +34,6 @@ class Site:
     """What the server on this machine offers, and what it was asked."""
 
     content: bytes = CONTENT
-    tag: str = '"one"'
     ranges: bool = True
     stop_at: int | None = None  # bytes of an answer after which the connection is cut
     waits: float = 0  # seconds before an answer
@@ -40,30 +41,23 @@ class Site:
     shift: int = 0  # from where a part was asked to begin to where it does
     length: int | None = None  # that the header claims, if not the true one; -1 for no header
     status: int = 0  # an error in place of the file
-    location: str = ""  # a redirect in place of the file
     port: int = 0
     asked: list[dict[str, str]] = field(default_factory=list)
-    sent: list[int] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
     def answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
-        asked, start, status, headers = handler.headers, 0, 200, {"ETag": self.tag}
+        asked, start, status = handler.headers, 0, 200
         self.asked.append(dict(asked.items()))
         time.sleep(self.waits)
-        if self.ranges and "Range" in asked and asked.get("If-Range", self.tag) == self.tag:
+        if self.ranges and "Range" in asked:
             start = int(asked["Range"].removeprefix("bytes=").removesuffix("-")) + self.shift
             status = 206 if start < len(self.content) else 416
-        body = self.content[start:]
-        headers["Content-Encoding"] = "x-gzip"  # as some servers call every .tgz: not to be undone
+        body = b"" if self.status else self.content[start:]
+        handler.send_response(self.status or status)
+        handler.send_header("Content-Encoding", "x-gzip")  # as some servers call every .tgz: not to be undone
         if self.length != -1:
-            headers["Content-Length"] = str(self.length or len(body))
-        if self.status or (self.location and handler.path == "/birds.bin"):
-            status, headers, body = self.status or 302, {"Location": self.location}, b""
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name, value)
+            handler.send_header("Content-Length", str(self.length or len(body)))
         handler.end_headers()
-        self.sent.append(len(body[: self.stop_at]))
         handler.wfile.write(body[: self.stop_at])
         if self.stalls:
             self.over.wait(20)
@@ -144,11 +138,10 @@ def test_a_cut_download_goes_on(site, folder, monkeypatch, stalls, length, told)
     site.stop_at, site.stalls, site.length = HALF, stalls, length
     refused(folder, told + r".*; \d+ of 1024000 bytes are kept: run again, and it goes on from there")
     kept = (folder / PART).stat().st_size
-    assert HALF - download.AT_ONCE < kept <= HALF and names(folder) == [PART, STAMP]
+    assert HALF - download.AT_ONCE < kept <= HALF and names(folder) == [PART]
     site.stop_at = site.length = None
     fetched(folder)
-    assert site.asked[1]["Range"] == f"bytes={kept}-" and site.asked[1]["If-Range"] == '"one"'
-    assert site.sent == [HALF, len(CONTENT) - kept]
+    assert site.asked[1]["Range"] == f"bytes={kept}-"
     fetched(folder)
     assert len(site.asked) == 2
 
@@ -160,151 +153,213 @@ def test_a_killed_download_goes_on(site, folder):
     while not (part.exists() and part.stat().st_size) and process.poll() is None:
         time.sleep(0.01)
     process.kill()
-    assert process.wait() < 0 and names(folder) == [PART, STAMP]
+    assert process.wait() < 0 and names(folder) == [PART]
     kept = part.stat().st_size
     site.stop_at, site.stalls = None, False
     fetched(folder)
-    assert site.asked[1]["Range"] == f"bytes={kept}-" and site.sent[1] == len(CONTENT) - kept
+    assert site.asked[1]["Range"] == f"bytes={kept}-"
 
 
 def left(folder, content):
     """A partial file, as an interruption leaves it."""
     folder.mkdir()
     (folder / PART).write_bytes(content)
-    (folder / STAMP).write_text('"one"')
 
 
-@pytest.mark.fault("the file changes at its source between two halves of a download", "the download starts over")
 @pytest.mark.fault("a server cannot send parts of a file", "the download starts over")
-@pytest.mark.fault("a server sends without end, or more than it says", "the stated number of bytes, and no more")
-@pytest.mark.parametrize("part, site_has, ranges", [
-    (b"of the old file" * 100, {"tag": '"two"'}, ["bytes=1500-"]),
-    (b"of the old file" * 100, {"ranges": False}, ["bytes=1500-"]),
-    (b"", {"content": CONTENT + bytes(5_000_000), "length": -1}, [None]),
-    (b"", {"content": CONTENT + bytes(5_000_000), "length": len(CONTENT)}, [None]),
-    (CONTENT + b"more", {}, [None]),
-    (CONTENT, {}, []),
+def test_a_server_that_cannot_send_parts(site, folder):
+    left(folder, CONTENT[:HALF])
+    site.ranges = False
+    fetched(folder)
+    assert [asked.get("Range") for asked in site.asked] == [f"bytes={HALF}-"]
+
+
+@pytest.mark.fault("the file changes at its source between two halves of a download", "nothing; the next starts over")
+@pytest.mark.fault("a download has the right size and the wrong bytes", "nothing of it; both checksums are said")
+@pytest.mark.fault("a server offers a file of another size", "nothing is downloaded; both sizes are said")
+@pytest.mark.parametrize("part, site_has, told, kept", [
+    (CONTENT[HALF::-1], {}, r"expected sha256 \w+ \(this test\), found sha256 \w+; what came was removed", 0),
+    (b"", {"content": CONTENT[::-1]}, "expected sha256", 0),
+    (b"", {"content": CONTENT + b"more", "length": -1}, r"expected 1024000 bytes .*, found 1024004 bytes", 0),
+    (CONTENT + b"more", {}, r"expected 1024000 bytes .*, found 1024004 bytes", 0),
+    (CONTENT[:HALF], {"shift": -7}, "624007 bytes are offered where 624000 are expected", HALF),
+    (CONTENT[:HALF], {"content": b"<html>sign in</html>", "ranges": False}, "20 bytes are offered where 1024000", HALF),
+    (CONTENT[:HALF], {"status": 403}, "403 .*Forbidden.*; 400000 of 1024000 bytes are kept: run again", HALF),
 ])  # fmt: skip
-def test_whatever_the_server_does_the_file_comes_whole(site, folder, part, site_has, ranges):
+def test_what_is_not_the_file_gets_no_name(site, folder, part, site_has, told, kept):
     left(folder, part)
     vars(site).update(site_has)
-    fetched(folder)
-    assert [asked.get("Range") for asked in site.asked] == ranges
-
-
-def test_a_redirect_is_followed_with_the_range(site, folder):
-    left(folder, CONTENT[:HALF])
-    site.location = f"http://127.0.0.1:{site.port}/elsewhere"
-    fetched(folder)
-    assert site.sent == [0, len(CONTENT) - HALF]
-
-
-@pytest.mark.fault("a download has the right size and the wrong bytes", "nothing of it; both checksums are said")
-@pytest.mark.fault("a server sends another part than it was asked for", "nothing of it; the next call starts over")
-@pytest.mark.fault("a server offers a file of another size", "nothing is downloaded; both sizes are said")
-@pytest.mark.fault("a server redirects to a file of this machine, or to ftp", "nothing is read there")
-@pytest.mark.parametrize("site_has, told, kept", [
-    ({"content": CONTENT[::-1]}, r"expected sha256 \w+ \(this test\), found sha256 \w+; what came was removed", 0),
-    ({"shift": -7}, "624007 bytes are offered where 624000 are expected", 0),
-    ({"shift": -7, "length": -1}, "expected sha256", 0),
-    ({"content": CONTENT + b"x"}, "624001 bytes are offered where 624000 are expected", 0),
-    ({"content": b"<html>sign in</html>", "ranges": False}, "20 bytes are offered where 1024000 are expected", HALF),
-    ({"content": CONTENT[:HALF]}, "the server answers 416", HALF),
-    ({"status": 403}, "the server answers 403 Forbidden; 400000 of 1024000 bytes are kept: run again", HALF),
-    ({"location": "file://{}"}, "No connection adapters were found", HALF),
-    ({"location": "ftp://127.0.0.1{}"}, "No connection adapters were found", HALF),
-])  # fmt: skip
-def test_what_is_not_the_file_gets_no_name(site, folder, tmp_path, site_has, told, kept):
-    (tmp_path / "secret").write_bytes(CONTENT)  # on this machine, and it would even pass
-    left(folder, CONTENT[:HALF])
-    vars(site).update({key: v.format(tmp_path / "secret") if key == "location" else v for key, v in site_has.items()})
     refused(folder, told)
-    assert set(names(folder)) <= {PART, STAMP} and (folder / PART).exists() == bool(kept)
-    assert not kept or (folder / PART).read_bytes() == CONTENT[:kept]
-    vars(site).update(content=CONTENT, ranges=True, shift=0, length=None, status=0, location="")
+    assert names(folder) == [PART] * bool(kept) and (not kept or (folder / PART).read_bytes() == CONTENT[:kept])
+    vars(site).update(content=CONTENT, ranges=True, shift=0, length=None, status=0)
     fetched(folder)
     assert ("Range" in site.asked[-1]) == bool(kept)
 
 
-def test_no_server(table, folder):
-    table(url="http://127.0.0.1:9/birds.bin")
-    refused(folder, r"birds\.bin: http.*refused.*; 0 of 1024000 bytes are kept: .* fetch it by hand into .*data and")
-
-
 @pytest.mark.fault("the file in a download's place is another one", "it stays, and is not used")
-@pytest.mark.parametrize("algorithm, found", [("sha256", "5 bytes"), ("sha256", "sha256 "), ("md5", "md5 ")])
-def test_another_file_in_its_place(site, table, folder, algorithm, found):
+@pytest.mark.parametrize("algorithm", ["sha256", "md5"])
+def test_another_file_in_its_place(site, table, folder, algorithm):
     table(algorithm=algorithm, checksum=hashlib.new(algorithm, CONTENT).hexdigest())
     folder.mkdir()
-    (folder / "birds.bin").write_bytes(content := b"short" if found == "5 bytes" else CONTENT[::-1])
-    refused(folder, f"not the file that http.* found {found}.*; remove it and run again")
-    assert (folder / "birds.bin").read_bytes() == content and site.asked == []
+    for content, found in ((b"short", "5 bytes"), (CONTENT[::-1], algorithm)):
+        (folder / "birds.bin").write_bytes(content)
+        refused(folder, f"not the file that http.* found {found}.*; remove it and run again")
+        assert (folder / "birds.bin").read_bytes() == content and site.asked == []
     (folder / "birds.bin").write_bytes(CONTENT)
     fetched(folder)
 
 
-# The command, archives, several processes, a full disk.
+@pytest.mark.fault("no space is left for a download", "its bytes; the error says where to free some")
+def test_no_space_for_a_download(folder, small_disk):
+    with pytest.raises(OSError, match=r"birds\.bin could not be written \(File too large\): free some space there"):
+        download.fetch("birds.bin", folder)
+    assert (folder / PART).stat().st_size == 65536
+
+
+# Archives.
+
+GOOD = {"birds/images/a.jpg": CONTENT, "birds/empty.txt": b"", "attributes.txt": b"beside"}
+
+
+def tgz(members, *entries):
+    """A tar of files by name, and of further entries."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as opened:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            opened.addfile(entry, io.BytesIO(content))
+        for entry in entries:
+            opened.addfile(entry)
+    return packed.getvalue()
+
+
+def zipped(members):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+    return packed.getvalue()
+
+
+PACKERS = {"birds.tgz": tgz, "birds.zip": zipped}
 
 
 @pytest.fixture
-def archive(site, table, folder):
-    """The server offers birds.tgz with one photograph in it."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as opened:
-        member = tarfile.TarInfo("birds/images/a.jpg")
-        member.size = len(CONTENT)
-        opened.addfile(member, io.BytesIO(CONTENT))
-    site.content = packed.getvalue()
-    table(site.content, name="birds.tgz", unpacks_to="birds", data_root="birds")
-    return site.content
+def offers(site, table, folder):
+    """A function that has the server offer an archive of that name, which unpacks to birds."""
+
+    def offer(name, content):
+        site.content = content
+        table(content, name=name, unpacks_to="birds", data_root="birds")
+
+    return offer
 
 
 def command(*arguments):
     return CliRunner().invoke(commands.main, ["download", *map(str, arguments)])
 
 
+@pytest.mark.parametrize("name", PACKERS)
+def test_the_command_fetches_and_unpacks_once(site, offers, folder, name):
+    offers(name, PACKERS[name](GOOD))
+    for options in ((), ("--no-keep-archive",)):  # the second finds nothing to do
+        result = command(name, "--root", folder, *options)
+        assert result.stdout == f"{folder / 'birds'} is there; DATA_ROOT={folder / 'birds'}\n", result.stderr
+    assert (folder / "birds" / "images" / "a.jpg").read_bytes() == CONTENT
+    assert (folder / "birds" / "empty.txt").read_bytes() == b""
+    assert names(folder) == ["birds", name] and len(site.asked) == 1
+
+
+def test_the_command_without_an_archive(table, offers, folder):
+    assert command("birds.bin", "--root", folder).stdout == f"{folder / 'birds.bin'} is there\n"
+    offers("birds.tgz", tgz(GOOD))
+    assert command("birds.tgz", "--root", folder, "--no-keep-archive").exit_code == 0
+    assert names(folder) == ["birds", "birds.bin"]
+
+
 @pytest.mark.fault(
     "two processes download the same file at once", "one fetches it; the other waits, and finds it there"
 )
-def test_two_at_once(site, archive, folder):
-    site.waits = 2  # the other one comes meanwhile
-    assert [process.wait() for process in [in_a_process("birds.tgz", folder) for _ in range(2)]] == [0, 0]
-    assert names(folder) == ["birds", "birds.tgz"] and len(site.asked) == 1
-
-
-@pytest.mark.fault("no space is left for a download", "its bytes; the error says where to free some")
-def test_no_space(folder, small_disk):
-    with pytest.raises(OSError, match=r"birds\.bin could not be written \(File too large\): free some space there"):
-        download.fetch("birds.bin", folder)
-    assert (folder / PART).stat().st_size == 65536
-
-
-@pytest.mark.parametrize("there", [False, True])
-def test_the_command_fetches_and_unpacks_once(site, archive, folder, there):
-    if there:
-        folder.mkdir()
-        (folder / "birds.tgz").write_bytes(archive)
-    for options in ((), ("--no-keep-archive",)):  # the second finds nothing to do
-        result = command("birds.tgz", "--root", folder, *options)
-        assert result.stdout == f"{folder / 'birds'} is there; DATA_ROOT={folder / 'birds'}\n", result.stderr
-    assert (folder / "birds" / "images" / "a.jpg").read_bytes() == CONTENT
-    assert names(folder) == ["birds", "birds.tgz"] and len(site.asked) == (0 if there else 1)
-
-
-def test_the_command_can_remove_the_archive(archive, folder):
-    assert command("birds.tgz", "--root", folder, "--no-keep-archive").exit_code == 0 and names(folder) == ["birds"]
-
-
-def test_the_command_fetches_a_file_that_is_no_archive(folder):
-    assert command("birds.bin", "--root", folder).stdout == f"{folder / 'birds.bin'} is there\n"
+def test_two_at_once(site, offers, folder):
+    offers("birds.tgz", tgz(GOOD))
+    first = in_a_process("birds.tgz", folder)
+    site.waits = 1.5
+    while not site.asked and first.poll() is None:
+        time.sleep(0.01)
+    download.get("birds.tgz", folder)  # meanwhile
+    assert first.wait() == 0 and names(folder) == ["birds", "birds.tgz"] and len(site.asked) == 1
 
 
 @pytest.mark.fault("an archive is not the one that the table states, by one byte", "it is not unpacked")
-def test_what_is_not_verified_is_not_unpacked(archive, folder):
+def test_what_is_not_verified_is_not_unpacked(offers, folder):
+    archive = tgz(GOOD)
+    offers("birds.tgz", archive)
     folder.mkdir()
     (folder / "birds.tgz").write_bytes(archive[:9] + b"\0" + archive[10:])  # gzip's note of the system: it unpacks
     result = command("birds.tgz", "--root", folder)
     assert result.exit_code == 1 and "found sha256" in result.stderr and names(folder) == ["birds.tgz"]
+
+
+def special(kind):
+    entry = tarfile.TarInfo("birds/special")
+    entry.type, entry.linkname = kind, "/etc"
+    return entry
+
+
+HOSTILE = {
+    "a path": ("birds.tgz", tgz(GOOD | {"birds/../../x.txt": b"escaped"})),
+    "a path in a zip": ("birds.zip", zipped(GOOD | {"birds/../../x.txt": b"escaped", "/x.txt": b"escaped"})),
+    "a link": ("birds.tgz", tgz(GOOD, special(tarfile.SYMTYPE))),
+    "a device": ("birds.tgz", tgz(GOOD, special(tarfile.CHRTYPE))),
+}
+
+
+@pytest.mark.fault("an archive names a path or a link outside of its folder, or a device", "nothing is written there")
+@pytest.mark.parametrize("what", HOSTILE)
+def test_an_archive_that_leads_out(offers, folder, what):
+    name, archive = HOSTILE[what]
+    offers(name, archive)
+    if name == "birds.tgz":
+        with pytest.raises(tarfile.FilterError):
+            download.get(name, folder)
+        assert names(folder) == [name]
+    else:  # such members are passed over
+        assert sorted(path.name for path in download.get(name, folder).rglob("*")) == ["a.jpg", "empty.txt", "images"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["data", "table.csv"]
+
+
+KILLED = """
+import os, signal, sys; from pathlib import Path; from wsol_utils import download
+def hook(event, about):
+    if event == "open" and str(about[0]).endswith("2.jpg"):
+        os.kill(os.getpid(), int(sys.argv[2]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which who started the tests may ignore
+sys.addaudithook(hook)
+download.TABLE = Path(sys.argv[1]).parent / "table.csv"
+download.get("birds.tgz", sys.argv[1])
+"""
+
+
+@pytest.mark.fault(
+    "SIGKILL while an archive is unpacked", "no half of it; the next call clears it away and unpacks all"
+)
+@pytest.mark.fault("Ctrl-C while an archive is unpacked", "nothing of it")
+def test_a_killed_unpacking(offers, folder):
+    offers("birds.tgz", tgz({f"birds/{i}.jpg": b"a photograph" for i in range(4)}))
+    for sign, hidden in ((signal.SIGKILL, 1), (signal.SIGINT, 0)):
+        assert subprocess.run([sys.executable, "-c", KILLED, folder, str(int(sign))], stderr=-3).returncode == -sign
+        assert not (folder / "birds").exists() and len(list(folder.glob(".birds.*.part"))) == hidden
+    assert len(list(download.get("birds.tgz", folder).iterdir())) == 4 and names(folder) == ["birds", "birds.tgz"]
+
+
+@pytest.mark.fault("no space is left for what an archive holds", "nothing of it; the error says where to free some")
+@pytest.mark.parametrize("name", PACKERS)
+def test_no_space_for_what_an_archive_holds(offers, folder, name, small_disk):
+    offers(name, PACKERS[name]({"birds/a.jpg": bytes(200_000)}))
+    with pytest.raises(OSError, match=r"birds could not be written \(File too large\): free some space there"):
+        download.get(name, folder)
+    assert names(folder) == [name]
 
 
 @pytest.mark.parametrize("name, message", [
@@ -312,7 +367,8 @@ def test_what_is_not_verified_is_not_unpacked(archive, folder):
     ("eagles", "unknown download 'eagles'; data/downloads.csv knows birds.tgz"),
     ("birds.zip", "nobody states a checksum .*; fetch it by hand, unpack it and give the folder with a.txt as DATA_R"),
 ])  # fmt: skip
-def test_an_error_is_one_line(site, archive, folder, table, name, message):
+def test_an_error_is_one_line(site, offers, folder, table, name, message):
+    offers("birds.tgz", tgz(GOOD))
     site.stop_at = 100
     if name == "birds.zip":
         table(url="", bytes="", algorithm="", checksum="", name="birds.zip", unpacks_to="a.txt")
@@ -354,9 +410,3 @@ def test_weights_are_those_that_torchvision_fetches(name):
     assert row.url == weights.url
     assert row.name == f"{name}-{row.checksum[:8]}.pth"  # torchvision compares these digits itself
     assert round(row.bytes / 2**20, 3) == weights.meta["_file_size"]
-
-
-def test_git_keeps_the_table():
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    assert subprocess.run(["git", "check-ignore", "-q", "data/downloads.csv"], cwd=ROOT).returncode == 1

@@ -1,7 +1,6 @@
 """Spoilt files, thousands of them, for everything that parses: a valid result, or an error that names the file.
 
 A plain loop: valid files are changed at random from a seed. FUZZ=20 in the environment tries twenty times as many.
-With FUZZ=25, 10,000 inputs for each of twelve parsers and 2,500 for each property, it passed in five minutes.
 """
 
 import io
@@ -24,11 +23,11 @@ from layouts_on_disk import LAYOUTS, XML, Trap, lines, table
 from PIL import Image
 
 from wsol_utils import boxes, checkpoints, datasets, layouts, loader, metadata, metrics, models, score_maps, thresholds
-from wsol_utils.data.photographs import decode
+from wsol_utils.data.images import decode
 from wsol_utils.experiment.handover import read_arrays, write_arrays
 from wsol_utils.maps.predictions import Predictions
 
-INPUTS = 400  # for each parser
+INPUTS = 120  # for each parser
 TIMES = float(os.environ.get("FUZZ", "1"))
 SECONDS = 10  # of the processor, that one input may take at most: what hangs takes longer
 
@@ -45,22 +44,12 @@ def spoil(data: bytes, rng: random.Random) -> bytes:
     """A few random changes; more than half of them near an end, where headers are."""
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         near = rng.random()
-        places = len(data) if near > 0.6 else min(len(data), 200)
-        at = rng.randrange(places + 1)
-        at = len(data) - at if near < 0.2 else at
-        data = rng.choice(CHANGES)(data, at, rng)
+        at = rng.randrange((len(data) if near > 0.6 else min(len(data), 200)) + 1)
+        data = rng.choice(CHANGES)(data, len(data) - at if near < 0.2 else at, rng)
     return data
 
 
 def flip(data: bytes, at: int, rng: random.Random) -> bytes:
-    return (
-        data[:at]
-        + bytes(byte ^ (1 << rng.randrange(8)) for byte in data[at : at + rng.choice((1, 1, 4))])
-        + data[at + 4 :]
-    )
-
-
-def flip_one(data: bytes, at: int, rng: random.Random) -> bytes:
     return data[:at] + bytes(byte ^ (1 << rng.randrange(8)) for byte in data[at : at + 1]) + data[at + 1 :]
 
 
@@ -69,55 +58,27 @@ def cut(data: bytes, at: int, rng: random.Random) -> bytes:
 
 
 def insert(data: bytes, at: int, rng: random.Random) -> bytes:
-    return data[:at] + rng.choice(TOKENS) + data[at:]
-
-
-def noise(data: bytes, at: int, rng: random.Random) -> bytes:
-    some = rng.choice((bytes(8), b"\xff" * 8, rng.randbytes(8), b"0" * 8))
-    return data[:at] + some[: rng.randrange(1, 9)] + data[at + rng.randrange(9) :]
+    return data[:at] + rng.choice((*TOKENS, rng.randbytes(8))) + data[at + rng.choice((0, 8)) :]
 
 
 def repeat(data: bytes, at: int, rng: random.Random) -> bytes:
-    return data[:at] + data[at : at + rng.randrange(1, 100)] * rng.choice((2, 2, 30)) + data[at:]
+    return data[:at] + data[at : at + rng.randrange(1, 100)] * rng.choice((2, 30)) + data[at:]
 
 
-def shuffle_lines(data: bytes, at: int, rng: random.Random) -> bytes:
-    """A line twice, away, or in the place of another."""
+def exchange_lines(data: bytes, at: int, rng: random.Random) -> bytes:
     rows = data.split(b"\n")
-    one, other = rng.randrange(len(rows)), rng.randrange(len(rows))
-    match rng.randrange(3):
-        case 0:
-            rows.insert(other, rows[one])
-        case 1:
-            del rows[one]
-        case 2:
-            rows[one], rows[other] = rows[other], rows[one]
+    rows[rng.randrange(len(rows))] = rng.choice((b"", *rows))
     return b"\n".join(rows)
 
 
-def change_field(data: bytes, at: int, rng: random.Random) -> bytes:
+def exchange_words(data: bytes, at: int, rng: random.Random) -> bytes:
     """A word or number becomes a token, or another word of the file."""
-    words = list(re.finditer(rb"[\w.+-]+", data))
-    if not words:
-        return data
-    word = rng.choice(words)
-    other = rng.choice(TOKENS) if rng.random() < 0.6 else rng.choice(words)[0]
+    words = list(re.finditer(rb"[\w.+-]+", data)) or [re.match(b"", data)]
+    word, other = rng.choice(words), rng.choice((rng.choice(TOKENS), rng.choice(words)[0]))
     return data[: word.start()] + other + data[word.end() :]
 
 
-CHANGES = (
-    flip,
-    flip_one,
-    flip_one,
-    cut,
-    insert,
-    noise,
-    repeat,
-    shuffle_lines,
-    change_field,
-    change_field,
-    change_field,
-)
+CHANGES = (flip, cut, insert, repeat, exchange_lines, exchange_words, exchange_words)
 
 
 # What makes a result valid.
@@ -131,7 +92,6 @@ def valid_table(found, root: Path) -> None:
     assert list(found.columns) == list(datasets.COLUMNS) and len(found)
     assert found["path"].is_unique and all(below(root, path) for path in found["path"])
     assert set(found["split"]) <= {"train", "test"} and found["label"].between(0, 9).all()
-    assert not found["class_name"].str.contains(r"[\0-\x08\x0a-\x1f\x7f]").any()
     for split, some in zip(found["split"], found["boxes"], strict=True):
         assert some or split == "train"
         assert all(np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3] for box in some)
@@ -139,17 +99,12 @@ def valid_table(found, root: Path) -> None:
 
 def valid_metadata(root: Path) -> None:
     found = metadata.read_metadata(root)
-    assert len(set(found.image_ids)) == len(found.image_ids) > 0
-    assert all(below(root, image_id) for image_id in found.image_ids)
     assert set(found.labels) == set(found.image_ids) == set(found.boxes or found.masks)
-    assert all(type(label) is int and 0 <= label < 2**31 for label in found.labels.values())
-    assert all(1 <= side < 2**31 for size in found.sizes.values() for side in size)
+    assert len(found.image_ids) == len(found.labels) > 0 and all(below(root, image_id) for image_id in found.image_ids)
     for image_id, some in found.boxes.items():
         assert some.dtype == np.float64 and some.shape == (len(some), 4) and len(some)
-        assert (some[:, :2] >= 0).all() and (some[:, 2:] >= some[:, :2]).all()
-        assert (some[:, 2:] <= np.add(found.sizes[image_id], 1)).all()
-    for some in found.masks.values():
-        assert some and all(below(root, path) for pair in some for path in pair if path)
+        assert (some[:, :2] >= 0).all() and (some[:, 2:] <= np.add(found.sizes[image_id], 1)).all()
+    assert all(below(root, path) for some in found.masks.values() for pair in some for path in pair if path)
 
 
 def valid_predictions(root: Path) -> None:
@@ -196,8 +151,7 @@ def valid_annotations(root: Path) -> None:
     found = datasets.read_table(root / "annotations.csv")
     assert list(found.columns) == list(datasets.COLUMNS)
     assert all(len(box) == 4 and np.isfinite(box).all() for some in found["boxes"] for box in some)
-    assert all(x0 < x1 and y0 < y1 for some in found["boxes"] for x0, y0, x1, y1 in some)
-    assert (found["label"] >= 0).all() and set(found["split"]) <= {"train", "test"}
+    assert found["label"].dtype == np.int64 and set(found["split"]) <= {"train", "test"}
 
 
 def valid_images(root: Path) -> None:
@@ -359,23 +313,20 @@ def test_nothing_is_unpickled(tmp_path):
 
 # Any numbers whatever in maps and boxes.
 
-SEVERAL = settings(deadline=None, max_examples=round(100 * TIMES))
-FLOATS = [np.float16, np.float32, np.float64]
+SEVERAL = settings(deadline=None, max_examples=round(30 * TIMES))
 SHAPE = array_shapes(min_dims=2, max_dims=2, max_side=6) | st.sampled_from([(1, 40), (40, 1), (1, 1)])
 
 
 def any_map(dtype: type) -> st.SearchStrategy[np.ndarray]:
     """Finite maps: extremes, denormals, zeros of both signs, constants, and whatever lies between."""
-    bits = 8 * np.dtype(dtype).itemsize
     limits = np.finfo(dtype)
     tiny = limits.smallest_subnormal
     ends = (0.0, -0.0, limits.max, limits.min, limits.tiny, tiny, -tiny, 1.0, limits.eps)
-    extreme = st.sampled_from([float(end) for end in ends])
-    elements = extreme | st.floats(width=bits, allow_nan=False, allow_infinity=False)
-    return arrays(dtype, SHAPE, elements=elements)
+    between = st.floats(width=8 * np.dtype(dtype).itemsize, allow_nan=False, allow_infinity=False)
+    return arrays(dtype, SHAPE, elements=st.sampled_from([float(end) for end in ends]) | between)
 
 
-maps = st.sampled_from(FLOATS).flatmap(any_map)
+maps = st.sampled_from([np.float16, np.float32, np.float64]).flatmap(any_map)
 etas = st.lists(st.sampled_from(thresholds.PAPER_GRID) | st.floats(-2, 2) | st.just(1e300), min_size=1, max_size=6)
 
 
@@ -386,7 +337,7 @@ def test_boxes_of_any_map_frame_what_is_above(image, eta, component):
         cuts = np.array(eta).astype(image.dtype) * image.max()
     found = boxes.largest_boxes(image[None], eta, component)[0]
     assert found.shape == (len(eta), 4) and found.dtype == np.int64
-    for (x0, y0, x1, y1), level, one in zip(found.tolist(), cuts, eta, strict=True):
+    for (x0, y0, x1, y1), level in zip(found.tolist(), cuts, strict=True):
         mask = image > level
         if not mask.any():
             assert (x0, y0, x1, y1) == (0, 0, 0, 0)
@@ -394,21 +345,13 @@ def test_boxes_of_any_map_frame_what_is_above(image, eta, component):
             assert 0 <= x0 < x1 <= image.shape[1] and 0 <= y0 < y1 <= image.shape[0]
             inside = mask[y0:y1, x0:x1]  # each side touches the component
             assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
-        assert boxes.largest_box(image[None], [one], component)[0].tolist() == [x0, y0, x1, y1]
-
-
-@SEVERAL
-@given(maps, st.sampled_from(thresholds.BOUNDARIES))
-def test_means_on_the_boundary_of_any_map(image, boundary):
-    v = thresholds.boundary_means(image[None], boundary=boundary)[0]
-    assert (np.isnan(v) | ((v >= 0) & (v <= 1))).all()
-    if image.max() <= 0:
-        assert np.isnan(v).all()
 
 
 @SEVERAL
 @given(maps, st.sampled_from(thresholds.RULES), st.sampled_from(thresholds.BOUNDARIES))
 def test_the_threshold_of_any_map_is_a_fraction(image, rule, boundary):
+    v = thresholds.boundary_means(image[None], boundary=boundary)[0]
+    assert (np.isnan(v) | ((v >= 0) & (v <= 1))).all() and (image.max() > 0 or np.isnan(v).all())
     eta = thresholds.select(image[None], rule, boundary=boundary)
     assert eta.shape == (1,) and 0 <= eta[0] <= 1
 
@@ -426,15 +369,3 @@ def test_iou_of_any_boxes_is_a_symmetric_share(some, others, inclusive):
         assert overlap.shape == (len(some), len(others))
         assert (overlap >= 0).all() and (overlap <= 1).all()  # NaN is neither
         np.testing.assert_array_equal(overlap, metrics.iou(others, some, inclusive).T)
-        best = metrics.best_iou(some, [others] * len(some), inclusive)
-        np.testing.assert_array_equal(best, overlap.max(axis=1))
-
-
-@SEVERAL
-@given(corners)
-def test_iou_with_itself_is_one_where_there_is_an_area(some):
-    with np.errstate(all="ignore"):
-        sides = some[:, 2:] - some[:, :2]
-        fair = ((sides > 1e-100) & (sides < 1e100)).all(axis=1)
-        assert (np.diag(metrics.iou(some, some))[fair] == 1).all()
-        assert not np.diag(metrics.iou(some, some))[(sides <= 0).any(axis=1)].any()

@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 
 from wsol_utils import datasets
-from wsol_utils.data import photographs as decoders
 from wsol_utils.data.datasets import DatasetError, ImageDataset
 from wsol_utils.data.loader import Loader
 
@@ -85,29 +84,29 @@ def test_torchs_random_state_is_left_alone(root):
         torch.manual_seed(1)
         before = torch.get_rng_state()
         list(Loader(photographs(root), **way).batches(BATCHES))
+        assert list(Loader(photographs(root), **way).batches([])) == []
         assert torch.equal(torch.get_rng_state(), before), way
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_an_image_that_does_not_decode(root, tmp_path, way):
+@pytest.fixture
+def spoilt(root, tmp_path):
+    """The same images, to be changed."""
     for file in root.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "3.jpg").write_bytes(b"no image")
+    return tmp_path
+
+
+@pytest.mark.parametrize("way", ["one by one", "kept", "by torchvision"])  # test_faults has that of a worker
+def test_an_image_that_does_not_decode(spoilt, way):
+    (spoilt / "3.jpg").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"3\.jpg: an image that does not decode"):
-        list(Loader(photographs(tmp_path), **WAYS[way]).batches(BATCHES))
+        list(Loader(photographs(spoilt), **WAYS[way]).batches(BATCHES))
 
 
-def test_what_torchvision_cannot_decode_pillow_does(root, tmp_path):
-    for file in root.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    Image.open(root / "3.jpg").save(tmp_path / "3.jpg", format="PNG")  # one such file is in ILSVRC
-    dataset = photographs(tmp_path)
+def test_what_torchvision_cannot_decode_pillow_does(root, spoilt):
+    Image.open(root / "3.jpg").save(spoilt / "3.jpg", format="PNG")  # one such file is in ILSVRC
+    dataset = photographs(spoilt)
     assert_equal(list(Loader(dataset, decoder="torchvision").batches([[0, 3]])), dataset, [[0, 3]])
-
-
-def test_no_batches(root):
-    for way in WAYS.values():
-        assert list(Loader(photographs(root), **way).batches([])) == []
 
 
 def test_unknown_decoder(root):
@@ -128,4 +127,3 @@ def test_frames_on_a_gpu_take_no_more_than_a_quarter_of_what_is_free(root, monke
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10 * free))
         assert Loader(photographs(root), device="cuda", memory=ALL).kept[0].shape == (6, 3, 40, 40)
     assert placed == ["gpu", "host"]
-    assert decoders.DECODERS[0] == "pillow"

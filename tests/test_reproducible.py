@@ -18,7 +18,7 @@ COMMAND = "import sys; from layouts_on_disk import run_road; run_road(**eval(sys
 )
 def test_two_runs_write_the_same_bytes(tmp_path):
     """All notebooks on a cut-down sample, with the default's own threads and algorithms; a string's hash differs."""
-    sample.render(tmp_path / "data", processes=1, per_class={"things": (6, 2), "birds": (1, 1)})
+    sample.render(tmp_path / "data", per_class={"things": (6, 2), "birds": (1, 1)})
     torch.manual_seed(0)
     weights = weights_file(tmp_path / "small vgg.safetensors", models.SmallVGG(), "features.")
     written = []

@@ -131,7 +131,7 @@ def test_the_fingerprint_tells_the_code_apart(tmp_path, monkeypatch):
 @pytest.mark.parametrize("code", [stages.TRAINING_CODE, stages.PREDICTION_CODE])
 def test_what_a_training_and_a_pass_are_computed_by(code):
     files = {path.relative_to(imports.ROOT).as_posix() for path in imports.of_modules(code)}
-    needed = ("data/photographs", "data/transforms", "data/loader", "network/models", "network/pooling")
+    needed = ("data/images", "data/transforms", "data/loader", "network/models", "network/pooling")
     assert {f"wsol_utils/{name}.py" for name in needed} < files
     assert {name.split("/")[1] for name in files} <= {"common", "data", "network", "maps"}  # no figure, no protocol
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the one list of the public modules: editors and mypy follow
     from wsol_utils.benchmarks import kernels, throughput
     from wsol_utils.boxes import thresholds
     from wsol_utils.common import arrays, bars, checks, files, imports
-    from wsol_utils.data import datasets, download, layouts, loader, photographs, texts, transforms, unpacking
+    from wsol_utils.data import datasets, download, images, layouts, loader, text, transforms
     from wsol_utils.data.sample import drawing, shapes
     from wsol_utils.data.sample import render as sample
     from wsol_utils.experiment import experiments, handover, parameters, preparation, profiles, stages

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from wsol_utils.common.files import ROOT
-from wsol_utils.data import texts
+from wsol_utils.data.text import shown
 from wsol_utils.own_pictures.command import localize
 from wsol_utils.runner import evaluate, maintenance
 
@@ -67,9 +67,9 @@ def convert(source: Path, target: Path) -> None:
         key, state = weights.unpickle(source)
         models.write(state, target, {"converted_from": source.name})
     except (ValueError, OSError) as error:
-        raise click.ClickException(texts.shown(str(error))) from error
+        raise click.ClickException(shown(str(error))) from error
     within = f" under {key!r}" if key else ""
-    click.echo(texts.shown(f"wrote {target}: {len(state)} tensors, which {source} holds{within}"))
+    click.echo(shown(f"wrote {target}: {len(state)} tensors, which {source} holds{within}"))
 
 
 def run_options(command: Callable) -> Callable:

@@ -3,46 +3,32 @@
 One row per image: image_id (str), path (str, relative to the root, posix), split ("train" or "test"), label (int,
 0-based), class_name (str), width and height (int, pixels; 0 until `datasets.check` has read them), boxes (list of
 (x0, y0, x1, y1) floats, half-open pixels of the original image), source (annotation file and line, for messages),
-clipped (float, pixels by which the image's boxes passed its edge at most; 0 where none did, and until `datasets.check`
-has clipped them). Each reader converts its format's boxes once, here at the border.
+clipped (float, the most pixels by which a box passed the image's edge; 0 until `datasets.check` has clipped it).
+Each reader converts its format's boxes once, here at the border.
 """
 
 import os
 import posixpath
-import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
 from pathlib import Path
-from xml.etree.ElementTree import Element
 
 import defusedxml.ElementTree
 import pandas as pd
 
-from wsol_utils.data.texts import (
-    LONGEST_XML,
-    REMEDY,
-    DatasetError,
-    below,
-    failure,
-    found_in,
-    names_in,
-    number,
-    plain_text,
-)
+from wsol_utils.data.text import DatasetError, below, failure, is_litter, number, plain_text
 
 __all__ = [  # and the error that tells what is wrong with a data set
-    "COLUMNS", "READERS", "REMEDY", "Box", "DatasetError", "failure", "read_cub", "read_ilsvrc", "read_tiny_imagenet",
+    "COLUMNS", "READERS", "Box", "DatasetError", "failure", "read_cub", "read_ilsvrc", "read_tiny_imagenet",
 ]  # fmt: skip
 
 Box = tuple[float, float, float, float]
 
 COLUMNS = ["image_id", "path", "split", "label", "class_name", "width", "height", "boxes", "source", "clipped"]
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tab and the end of a line
+JPEG = (".JPEG", ".jpeg", ".jpg", ".JPG")  # the endings of ILSVRC's images
 
 
 def read_cub(root: str | os.PathLike) -> pd.DataFrame:
-    """CUB-200-2011; `root` is the folder with images.txt.
+    """Read CUB-200-2011; `root` is the folder with images.txt.
 
     bounding_boxes.txt holds x, y, width, height with fractions, 0-based: (x, y, x + width, y + height).
     image_id is the path below images/; labels follow the order of classes.txt; in train_test_split.txt 1 is train.
@@ -52,13 +38,13 @@ def read_cub(root: str | os.PathLike) -> pd.DataFrame:
     """
     root = Path(root)
     images, classes = _by_id(root, "images.txt", 2), _by_id(root, "classes.txt", 2)
-    names = ("image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt")
-    labels, splits, boxes = (_by_id(root, name, count) for name, count in zip(names, (2, 2, 5), strict=True))
-    for name, lines in zip(names, (labels, splits, boxes), strict=True):
-        for key in (key for key in images if key not in lines):
-            raise failure(root, images[key][0], f"image {key} has no line in {name}")
-        for key in (key for key in lines if key not in images):
-            raise failure(root, lines[key][0], f"image {key} is not in images.txt")
+    counts = {"image_class_labels.txt": 2, "train_test_split.txt": 2, "bounding_boxes.txt": 5}
+    others = {name: _by_id(root, name, count) for name, count in counts.items()}
+    for name, lines in others.items():
+        for key in sorted(images.keys() ^ lines.keys()):
+            where, _ = images.get(key) or lines[key]
+            raise failure(root, where, f"image {key} has no line in {name if key in images else 'images.txt'}")
+    labels, splits, boxes = others.values()
     class_labels = {key: label for label, key in enumerate(classes)}
     rows = []
     for key, (listed, [path]) in images.items():
@@ -75,62 +61,52 @@ def read_cub(root: str | os.PathLike) -> pd.DataFrame:
 
 
 def read_ilsvrc(root: str | os.PathLike) -> pd.DataFrame:
-    """ILSVRC CLS-LOC as Kaggle distributes it; `root` is the folder with LOC_val_solution.csv.
+    """Read ILSVRC CLS-LOC as Kaggle distributes it; `root` is the folder with LOC_val_solution.csv.
 
     Inclusive corners, read as they stand, 0-based: (xmin, ymin, xmax + 1, ymax + 1). Labels are the line indices of
     LOC_synset_mapping.txt. The validation images become split "test", with the boxes of their XML files where that
     folder exists, else of the CSV. Images and XML files of val may lie in a folder for each synset. The train folder
-    may be absent, and train images may have no box; a warning counts what is in its folders and is no JPEG by its name.
+    may be absent, and train images may have no box.
 
     Raises:
-        DatasetError: a file or a listed train image is missing, a line is malformed, a synset is unknown, or two train
-            images have the same id.
+        DatasetError: a file, a class's folder or a listed train image is missing, a line is malformed, or a synset is
+            unknown.
     """
     root = Path(root)
-    names = cache(partial(names_in, root))  # looks into a folder once
     data, xmls = "ILSVRC/Data/CLS-LOC", "ILSVRC/Annotations/CLS-LOC/val"
-    validation, has_xmls = _solution(root, "LOC_val_solution.csv"), (root / xmls).is_dir()
-    synsets = _by_id(root, "LOC_synset_mapping.txt", 2)
+    validation, synsets = _solution(root, "LOC_val_solution.csv"), _by_id(root, "LOC_synset_mapping.txt", 2)
     classes = {wnid: (label, names.split(",")[0]) for label, (wnid, (_, [names])) in enumerate(synsets.items())}
     rows = []
     if (root / data / "train").is_dir():
         solution = _solution(root, "LOC_train_solution.csv") if (root / "LOC_train_solution.csv").is_file() else {}
-        folders = {name for name in names(f"{data}/train") if (root / data / "train" / name).is_dir()}
-        for wnid in sorted(folders ^ classes.keys()):
-            problem = "no such folder, though in" if wnid in classes else "unknown synset, not in"
-            raise failure(root, f"{data}/train/{wnid}", f"{problem} LOC_synset_mapping.txt")
-        others = []
-        for wnid in classes:
+        for wnid, label_and_name in classes.items():
             folder = f"{data}/train/{wnid}"
-            for name, file in names_in(root, folder).items():
-                if not name.endswith(".JPEG"):
-                    others.append(f"{wnid}/{file}")
+            if not (root / folder).is_dir():
+                raise failure(root, folder, f"no such folder, though {wnid} is in LOC_synset_mapping.txt")
+            for name in sorted(os.listdir(root / folder)):
+                key, ending = os.path.splitext(name)
+                if is_litter(name) or ending not in JPEG:
                     continue
-                _inside(root, folder, file)  # file systems allow names that no list could hold
-                listed, listed_wnid, boxes = solution.pop(name[:-5], (folder, wnid, []))
+                where, listed_wnid, boxes = solution.pop(key, (folder, wnid, []))
                 if listed_wnid != wnid:
-                    raise failure(root, listed, f"synset {listed_wnid!r}, but the image is in {folder}")
-                rows.append((name[:-5], f"{folder}/{file}", "train", *classes[wnid], boxes, listed))
-        if others:
-            problem = (
-                f"left out {len(others)} files whose names do not end in .JPEG, .jpeg or .jpg, first {others[0]!r}"
-            )
-            warnings.warn(f"{root / data / 'train'}: {problem}; rename those that are JPEGs", stacklevel=2)
-        for key, (listed, wnid, _) in solution.items():
-            raise failure(root, listed, f"missing image {data}/train/{wnid}/{key}.JPEG ({len(solution)} such lines)")
-    for key, (listed, wnid, boxes) in validation.items():
+                    raise failure(root, where, f"synset {listed_wnid!r}, but the image is in {folder}")
+                rows.append((key, f"{folder}/{name}", "train", *label_and_name, boxes, where))
+        for key, (where, wnid, _) in solution.items():
+            raise failure(root, where, f"missing image {data}/train/{wnid}/{key}.JPEG ({len(solution)} such lines)")
+    has_xmls = (root / xmls).is_dir()
+    for key, (where, wnid, boxes) in validation.items():
         if wnid not in classes:
-            raise failure(root, listed, f"unknown synset {wnid!r}, not in LOC_synset_mapping.txt")
+            raise failure(root, where, f"unknown synset {wnid!r}, not in LOC_synset_mapping.txt")
         if has_xmls:
-            xml = found_in(names, f"{key}.xml", xmls, f"{xmls}/{wnid}")
-            boxes, listed = _voc_boxes(root, xml, wnid, listed), f"{xml} ({listed})"
-        path = found_in(names, f"{key}.JPEG", f"{data}/val", f"{data}/val/{wnid}")
-        rows.append((key, path, "test", *classes[wnid], boxes, listed))
+            xml = _first_of(root, [f"{xmls}/{key}.xml", f"{xmls}/{wnid}/{key}.xml"])
+            boxes, where = _voc_boxes(root, xml, wnid, where), f"{xml} ({where})"
+        path = _first_of(root, [f"{data}/val/{place}{key}{ending}" for place in ("", f"{wnid}/") for ending in JPEG])
+        rows.append((key, path, "test", *classes[wnid], boxes, where))
     return _table(root, rows, "LOC_val_solution.csv")
 
 
 def read_tiny_imagenet(root: str | os.PathLike) -> pd.DataFrame:
-    """Tiny-ImageNet-200; `root` is the folder with wnids.txt.
+    """Read Tiny-ImageNet-200; `root` is the folder with wnids.txt.
 
     Inclusive corners on a 64-pixel frame: (x0, y0, x1 + 1, y1 + 1). Labels number the sorted lines of wnids.txt,
     whose own order is arbitrary. val becomes split "test"; its images may lie in a folder for each synset, with or
@@ -141,25 +117,22 @@ def read_tiny_imagenet(root: str | os.PathLike) -> pd.DataFrame:
     """
     root = Path(root)
     wnids, words = _by_id(root, "wnids.txt", 1), _by_id(root, "words.txt", 2)
-    for wnid in (wnid for wnid in wnids if wnid not in words):
+    for wnid in sorted(wnids.keys() - words.keys()):
         raise failure(root, wnids[wnid][0], f"unknown synset {wnid!r}, not in words.txt")
     classes = {wnid: (label, words[wnid][1][0].split(",")[0]) for label, wnid in enumerate(sorted(wnids))}
-    lines = [
-        ("train", [f"train/{wnid}/images"], where, file, wnid, corners)
-        for wnid in classes
-        if (root / "train").is_dir()
-        for where, [file, *corners] in _fields(root, f"train/{wnid}/{wnid}_boxes.txt", 5)
-    ]
-    lines += [
-        ("test", ["val/images", f"val/{wnid}/images", f"val/{wnid}"], where, file, wnid, corners)
-        for where, [file, wnid, *corners] in _fields(root, "val/val_annotations.txt", 6)
-    ]
-    rows, names = [], cache(partial(names_in, root))
-    for split, folders, where, file, wnid, corners in lines:
+    rows = []
+
+    def add(split: str, folders: Sequence[str], where: str, file: str, wnid: str, corners: Sequence[str]) -> None:
         if wnid not in classes:
             raise failure(root, where, f"unknown synset {wnid!r}, not in wnids.txt")
-        path = found_in(names, _inside(root, where, file), *folders)
+        path = _first_of(root, [f"{folder}/{_inside(root, where, file)}" for folder in folders])
         rows.append((Path(file).stem, path, split, *classes[wnid], [_box(root, where, corners)], where))
+
+    for wnid in classes if (root / "train").is_dir() else ():
+        for where, [file, *corners] in _fields(root, f"train/{wnid}/{wnid}_boxes.txt", 5):
+            add("train", [f"train/{wnid}/images"], where, file, wnid, corners)
+    for where, [file, wnid, *corners] in _fields(root, "val/val_annotations.txt", 6):
+        add("test", ["val/images", f"val/{wnid}/images", f"val/{wnid}"], where, file, wnid, corners)
     return _table(root, rows, "val/val_annotations.txt")
 
 
@@ -171,21 +144,17 @@ READERS: dict[str, Callable[[str | os.PathLike], pd.DataFrame]] = {
 
 
 def _fields(root: Path, name: str, count: int, separator: str | None = None) -> Iterator[tuple[str, list[str]]]:
-    """("name:line", its `count` fields) of every line of a file that is not blank."""
-    if not (root / name).is_file():
-        problem = "no such file" if root.is_dir() else "no such folder"
-        remedy = f"DATA_ROOT must be the folder that holds {name} (notebook 01 says how to get the data)"
-        raise failure(root, name, problem, remedy)
+    """Yield ("name:line", its `count` fields) of every line of a file that is not blank."""
     try:
         lines = plain_text(root / name).split("\n")
-    except OSError as error:
-        raise failure(root, name, f"cannot be read ({error.strerror})", "make it readable") from error
+    except FileNotFoundError as error:
+        problem = "no such file" if root.is_dir() else "no such folder"
+        remedy = f"DATA_ROOT must be the folder that holds {name} (notebook 01 says how to get the data)"
+        raise failure(root, name, problem, remedy) from error
     except ValueError as error:
         raise failure(root, name, str(error)) from error
     for place, line in enumerate(map(str.strip, lines), start=1):
         if line:
-            if CONTROL.search(line):
-                raise failure(root, f"{name}:{place}", f"control characters in {line!r}")
             fields = line.split(separator, count - 1)
             if len(fields) != count:
                 raise failure(root, f"{name}:{place}", f"expected {count} fields, found {line!r}")
@@ -193,7 +162,7 @@ def _fields(root: Path, name: str, count: int, separator: str | None = None) -> 
 
 
 def _by_id(root: Path, name: str, count: int, separator: str | None = None) -> dict[str, tuple[str, list[str]]]:
-    """Maps the first field of each line to ("name:line", the other fields)."""
+    """Map the first field of each line to ("name:line", the other fields)."""
     lines: dict[str, tuple[str, list[str]]] = {}
     for where, [key, *values] in _fields(root, name, count, separator):
         if key in lines:
@@ -203,15 +172,20 @@ def _by_id(root: Path, name: str, count: int, separator: str | None = None) -> d
 
 
 def _inside(root: Path, where: str, path: str) -> str:
-    """As `below`; `where` is for the message."""
+    """Return what `below` does; `where` is for the message."""
     try:
         return below(path)
     except ValueError as error:
         raise failure(root, where, str(error)) from error
 
 
+def _first_of(root: Path, paths: Sequence[str]) -> str:
+    """Return the first of these files that exists, or the first where none does."""
+    return next((path for path in paths if os.path.isfile(root / path)), paths[0])
+
+
 def _box(root: Path, where: str, texts: Sequence[str], form: str = "inclusive") -> Box:
-    """Four numbers -> half-open corners, from "xywh" or from "inclusive" corners, whose last pixel is the object's."""
+    """Convert four numbers to half-open corners: from "xywh", or from corners of which the last pixel is inside."""
     try:
         x0, y0, x1, y1 = map(number, texts)
     except ValueError as error:
@@ -224,7 +198,7 @@ def _box(root: Path, where: str, texts: Sequence[str], form: str = "inclusive") 
 
 
 def _solution(root: Path, name: str) -> dict[str, tuple[str, str, list[Box]]]:
-    """A list of Kaggle's, ImageId -> ("name:line", synset, boxes)."""
+    """Read a list of Kaggle's: ImageId -> ("name:line", synset, boxes)."""
     lines = _by_id(root, name, 2, separator=",")
     if lines.pop("ImageId", None) is None:
         raise failure(root, f"{name}:1", "the header ImageId,PredictionString is missing")
@@ -239,34 +213,23 @@ def _solution(root: Path, name: str) -> dict[str, tuple[str, str, list[Box]]]:
 
 
 def _voc_boxes(root: Path, name: str, wnid: str, listed: str) -> list[Box]:
-    """The boxes of a VOC XML file, all of one synset."""
-    file = root / name
-    if not os.path.isfile(file):
-        remedy = "unpack the data set again, or remove the whole folder, so that the CSV's boxes are used"
-        raise failure(root, name, f"no such file, for the image of {listed}", remedy)
+    """Read the boxes of a VOC XML file, all of one synset."""
     try:
-        if file.stat().st_size > LONGEST_XML:
-            raise ValueError(f"{file.stat().st_size} bytes, of which {LONGEST_XML} at most are read")
-        objects = list(defusedxml.ElementTree.fromstring(file.read_bytes(), forbid_dtd=True).iter("object"))
+        objects = defusedxml.ElementTree.parse(root / name, forbid_dtd=True).findall("object")
     except Exception as error:  # expat, its codecs and the file system raise many kinds
-        line, _ = getattr(error, "position", (1, 0))
-        raise failure(root, f"{name}:{line}", f"no readable XML ({error})") from error
+        raise failure(root, name, f"no readable XML ({error}), for the image of {listed}") from error
     boxes = []
     for count, item in enumerate(objects, start=1):
-        where, synset = f"{name}, object {count}", _only(item, "name")
+        where, synset = f"{name}, object {count}", item.findtext("name")
         if synset != wnid:
             raise failure(root, where, f"synset {synset!r}, but {wnid!r} in {listed}")
-        boxes.append(_box(root, where, [_only(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]))
+        sides = [item.findtext(f"bndbox/{side}", "") for side in ("xmin", "ymin", "xmax", "ymax")]
+        boxes.append(_box(root, where, sides))
     return boxes
 
 
-def _only(item: Element, path: str) -> str:
-    """The text of the element; of several, all their texts, which are then neither a name nor a number."""
-    return " ".join((found.text or "").strip() for found in item.findall(path))
-
-
 def _table(root: Path, rows: list[tuple], listing: str) -> pd.DataFrame:
-    """The table of (image_id, path, split, label, class_name, boxes, source) rows."""
+    """Make the table of (image_id, path, split, label, class_name, boxes, source) rows."""
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("width", "height", "clipped")])
     if table.empty:
         raise failure(root, listing, "lists no image")

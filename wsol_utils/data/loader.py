@@ -1,4 +1,4 @@
-"""Load batches so that the network never waits: decode once what fits in memory, and finish on its device."""
+"""Load batches fast: decode once what fits into memory, and finish a batch on the network's device."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
-from wsol_utils.common.bars import QUIET
+from wsol_utils.common.bars import watched
 from wsol_utils.common.checks import one_of
 from wsol_utils.data.datasets import ImageDataset
-from wsol_utils.data.photographs import DECODERS, opened
+from wsol_utils.data.images import DECODERS, opened
 
 Batch = tuple[Tensor, Tensor, list[Tensor]]
 
@@ -24,18 +23,18 @@ Batch = tuple[Tensor, Tensor, list[Tensor]]
 class Loader:
     """The batches of a data set on a device: what `datasets.collate` makes of its items, but fast.
 
-    A frame, the resized photograph as uint8, is the same in every epoch. Where all of them fit into `memory` they are
-    decoded once, by threads, and kept: on the GPU if they take no more than a quarter of what is free there.
+    A frame, the resized photograph as uint8, is the same in every epoch. Where all frames fit into `memory`, threads
+    decode them once, and they are kept: on the GPU if they take no more than a quarter of what is free there.
     Otherwise every pass decodes them again, in worker processes or with torchvision's decoder. Crop, flip and
-    normalisation are done a batch at a time on the device, by crops that depend on seed, epoch and image alone.
+    normalisation are done a batch at a time on the device; crops depend on seed, epoch and image alone.
 
     Args:
         dataset: photographs and their transform.
         device: where the network is.
-        workers: processes that decode what is not kept; 0 for none but this one.
+        workers: processes that decode what is not kept; 0 decodes in this one.
         memory: bytes that kept frames may take; 0 to keep none.
         decoder: "pillow", or "torchvision", which decodes JPEGs a batch at a time, on the device if that is a GPU;
-            its pixels differ from Pillow's by a level here and there. What it cannot decode, Pillow does.
+            its pixels differ from Pillow's by a level here and there. Pillow decodes what it cannot.
 
     Raises:
         ValueError: if the decoder is unknown.
@@ -50,7 +49,7 @@ class Loader:
         self.dataset, self.device, self.workers, self.memory, self.decoder = dataset, device, workers, memory, decoder
 
     def batches(self, indices: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        """Images (B, 3, S, S) float32 and labels (B,) on the device, boxes B × (n, 4), for each list of indices."""
+        """Yield images (B, 3, S, S) float32 and labels (B,) on the device, boxes B × (n, 4), per list of indices."""
         for batch, (frames, boxes) in zip(indices, self._frames(indices), strict=True):
             frames = frames.to(self.device, non_blocking=True)
             images, boxes = self.dataset.transform.finish(frames, boxes, [self.dataset.crop(i) for i in batch])
@@ -59,16 +58,16 @@ class Loader:
 
     @cached_property
     def kept(self) -> tuple[Tensor, list[Tensor]] | None:
-        """All frames (N, 3, F, F) and their boxes, if they fit; decoded when they are first asked for."""
+        """All frames (N, 3, F, F) and their boxes if they fit, else None; decoded when first asked for."""
         side, count = self.dataset.transform.frame, len(self.dataset)
         if count * 3 * side**2 > self.memory:
             return None
         frames, boxes = torch.empty((count, 3, side, side), dtype=torch.uint8), []
-        with ThreadPoolExecutor() as pool, tqdm(total=count, desc="decode", unit="image", disable=QUIET) as bar:
-            for index, (frame, some) in enumerate(pool.map(self.dataset.frame, range(count))):
+        with ThreadPoolExecutor() as pool:
+            decoded = watched(pool.map(self.dataset.frame, range(count)), count, "decode")
+            for index, (frame, some) in enumerate(decoded):
                 frames[index] = frame
                 boxes.append(some)
-                bar.update()
         if torch.device(self.device).type == "cuda":
             roomy = frames.nbytes <= torch.cuda.mem_get_info(self.device)[0] // 4
             frames = frames.to(self.device) if roomy else frames.pin_memory()
@@ -92,23 +91,23 @@ class Loader:
                 yield frames, list(joined.split([int(ends[i + 1] - ends[i]) for i in batch]))
 
     def _decode(self, batch: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """A batch by torchvision's decoder; by Pillow where one of its files is no plain JPEG."""
-        images = _by_torchvision([self.dataset.root / self.dataset.paths[i] for i in batch], self.device)
+        """Decode a batch by torchvision; by Pillow where one of its files is no plain JPEG."""
+        data = self.dataset
+        images = _by_torchvision([data.root / data.paths[i] for i in batch], self.device)
         if images is None:
-            found = [self.dataset.frame(i) for i in batch]
+            found = [data.frame(i) for i in batch]
         else:
-            resize, true = self.dataset.transform.resize, self.dataset.true_boxes
-            found = [resize(image, true(i)) for image, i in zip(images, batch, strict=True)]
+            found = [data.transform.resize(image, data.true_boxes(i)) for image, i in zip(images, batch, strict=True)]
         frames, boxes = zip(*found, strict=True)
         return torch.stack(frames), list(boxes)
 
 
 @contextmanager
 def enough_memory(batch_size: int, lower: str) -> Iterator[None]:
-    """Where memory runs out, on a GPU or here, the error says what to lower.
+    """Say what to lower where memory runs out, on a GPU or here.
 
     Raises:
-        MemoryError: in place of whatever torch or NumPy raise.
+        MemoryError: in place of what torch or NumPy raise.
     """
     try:
         yield
@@ -122,7 +121,7 @@ def enough_memory(batch_size: int, lower: str) -> Iterator[None]:
 
 
 def _by_torchvision(files: Sequence[Path], device: str) -> list[Tensor] | None:
-    """Photographs (3, h, w) uint8, or None where one is more than torchvision can do: that has no limit of its own."""
+    """Decode photographs (3, h, w) uint8; None where one is no plain JPEG, or larger than Pillow's limit."""
     from torchvision.io import ImageReadMode, decode_jpeg  # here, as later releases may be without it
 
     try:
@@ -151,7 +150,7 @@ class _Frames(Dataset):
 
 
 def _alive(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches; where a worker was killed, the error says what may help."""
+    """Yield the batches; where a worker was killed, say what may help."""
     try:
         yield from loader
     except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:  # it may die while it hands over
@@ -165,6 +164,6 @@ def _alive(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _together(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Frames (B, 3, F, F), and all boxes in one tensor: every tensor of a worker is a file handle."""
+    """Join frames (B, 3, F, F), and all boxes in one tensor: every tensor of a worker takes a file handle."""
     frames, boxes = zip(*items, strict=True)
     return torch.stack(frames), torch.cat(boxes)

@@ -1,7 +1,7 @@
 """From a photograph to the network's input: a square resize, a crop, perhaps a flip, and ImageNet's normalisation.
 
-The resize belongs to a photograph and can be kept; crop, flip and normalisation are done a batch at a time, on the
-device where the network is. Boxes follow: half-open pixels, clamped to the crop, to no area if need be.
+The resized photograph is the same in every epoch and can be kept; crop, flip and normalisation are done a batch at a
+time, on the network's device. Boxes follow: half-open pixels, clamped to the crop, where they may lose all their area.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ GREY = (124, 116, 104)  # ImageNet's mean as a pixel
 
 
 def generator(*key: int) -> torch.Generator:
-    """A generator on the CPU whose draws depend on the key alone, such as (seed, epoch, image)."""
+    """Make a generator on the CPU whose draws depend on the key alone, such as (seed, epoch, image)."""
     state = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
@@ -39,13 +39,13 @@ class Transform:
     augmented: bool = False
 
     def resize(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """A photograph (3, h, w) uint8 and its boxes (n, 4) float32 -> the frame (3, F, F) and the boxes in it."""
+        """Resize a photograph (3, h, w) uint8 with its boxes (n, 4) float32: the frame (3, F, F), the boxes in it."""
         height, width = image.shape[1:]
         frame = functional.resize(image, [self.frame, self.frame], antialias=True)
         return frame, boxes * torch.tensor([self.frame / width, self.frame / height] * 2)
 
     def crop(self, key: Sequence[int]) -> tuple[int, int, bool]:
-        """Top and left of one image's crop, and whether it is flipped: a function of the key alone."""
+        """Draw the top and left of an image's crop, and whether it is flipped: a function of the key alone."""
         room = self.frame + 2 * self.padding - self.size
         if not self.augmented:
             return round(room / 2), round(room / 2), False
@@ -56,7 +56,7 @@ class Transform:
     def finish(
         self, frames: Tensor, boxes: Sequence[Tensor], crops: Sequence[tuple[int, int, bool]]
     ) -> tuple[Tensor, list[Tensor]]:
-        """A batch as the network sees it.
+        """Crop, flip and normalise a batch, as the network sees it.
 
         Args:
             frames: (B, 3, F, F) uint8, on any device; the rest is computed there.
@@ -82,30 +82,26 @@ class Transform:
 
     def _follow(self, boxes: Tensor, top: int, left: int, flip: bool) -> Tensor:
         corner = torch.tensor([left, top, left, top], dtype=boxes.dtype) - self.padding
-        boxes = (boxes - corner).clamp(0, self.size)
-        return (
-            torch.stack([self.size - boxes[:, 2], boxes[:, 1], self.size - boxes[:, 0], boxes[:, 3]], 1)
-            if flip
-            else boxes
-        )
+        x0, y0, x1, y1 = (boxes - corner).clamp(0, self.size).T
+        return torch.stack([self.size - x1, y0, self.size - x0, y1] if flip else [x0, y0, x1, y1], dim=1)
 
 
 def train_transform(resize: int = 256, crop: int = 224, padding: int = 0) -> Transform:
-    """Square resize, random crop and flip."""
+    """Make a square resize, a random crop and a random flip."""
     return Transform(resize, crop, padding, augmented=True)
 
 
 def test_transform(size: int = 224, resize: int = 0) -> Transform:
-    """Square resize.
+    """Make a square resize.
 
     Args:
-        resize: of the frame whose centre is cropped to `size` (rethinkingCAM: 256); 0 to crop nothing.
+        resize: side of the frame whose centre is cropped to `size` (rethinkingCAM: 256); 0 to crop nothing.
     """
     return Transform(resize or size, size)
 
 
 def denormalize(images: Tensor | np.ndarray) -> np.ndarray:
-    """Normalised images (..., 3, H, W) -> uint8 (..., H, W, 3), to be plotted."""
+    """Turn normalised images (..., 3, H, W) into uint8 (..., H, W, 3), to be plotted."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     images = (torch.as_tensor(images).detach().cpu().float() * std + mean).clamp(0, 1)
     return (images * 255).round().to(torch.uint8).movedim(-3, -1).numpy()

@@ -17,7 +17,8 @@ from wsol_utils import boxes
 from wsol_utils.boxes import thresholds
 from wsol_utils.common.checks import one_of
 from wsol_utils.common.files import ROOT
-from wsol_utils.data import datasets, photographs
+from wsol_utils.data import datasets
+from wsol_utils.data.images import DECODERS
 from wsol_utils.experiment.parameters import Listed, Options, Pooling, Rates, among, injected, pairs, told
 from wsol_utils.experiment.profiles import DATASETS, PROFILES
 from wsol_utils.maps import cam
@@ -106,7 +107,7 @@ class Config:
     compiled: bool = False  # whether torch compiles the network before it trains on a GPU
     prediction_batch_size: PositiveInt = 64
     cache_gb: float = 4.0  # a train split's decoded photographs are kept in memory, of each process, up to this size
-    decoder: Annotated[str, among("decoder", photographs.DECODERS)] = "pillow"  # see `loader.Loader`
+    decoder: Annotated[str, among("decoder", DECODERS)] = "pillow"  # see `loader.Loader`
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -8,7 +8,7 @@ import click
 from tqdm import tqdm
 
 from wsol_utils.common.bars import watched
-from wsol_utils.data.texts import shown
+from wsol_utils.data.text import shown
 
 
 @click.command()

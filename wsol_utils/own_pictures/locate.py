@@ -26,8 +26,8 @@ from torchvision.transforms.v2 import functional
 from wsol_utils.boxes import thresholds
 from wsol_utils.common import files
 from wsol_utils.common.checks import numpy
-from wsol_utils.data import photographs
-from wsol_utils.data.texts import DatasetError, failure, is_litter, shown
+from wsol_utils.data.images import cause, decode, eight_bits
+from wsol_utils.data.text import DatasetError, failure, is_litter, shown
 from wsol_utils.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from wsol_utils.figures import plots
 from wsol_utils.maps import cam
@@ -87,7 +87,7 @@ class Located:
 def pictures(where: str | Path | Iterable[str | Path], recursive: bool = False) -> tuple[list[Path], list[str]]:
     """Find the pictures among files and in folders, whatever their names end in; each once, those of a folder sorted.
 
-    Names that begin with a dot are passed over, and so is what file managers and archives leave (`texts.LITTER`).
+    Names that begin with a dot are passed over, and so is what file managers and archives leave (`text.LITTER`).
 
     Args:
         where: a file or a folder, or several.
@@ -122,9 +122,9 @@ def pictures(where: str | Path | Iterable[str | Path], recursive: bool = False) 
 def _decoded(path: Path, scaled: bool = False) -> Image.Image:
     """The picture in a file, in RGB and upright; an error's remedy is for a picture, not for a data set."""
     try:
-        return photographs.decode(path, scaled=scaled, upright=True)[1]
+        return decode(path, scaled=scaled, upright=True)[1]
     except DatasetError as error:
-        problem = f"no picture that can be read ({photographs.cause(error.__cause__)})"
+        problem = f"no picture that can be read ({cause(error.__cause__)})"
         remedy = "save it again as JPEG or PNG, smaller if it is huge, or leave it out"
         raise failure(path.parent, path.name, problem, remedy) from error
 
@@ -188,7 +188,7 @@ def view_of(
         found = f"{given.dtype} {given.shape}"
         raise ValueError(f"a map is (h, w), floating point without NaN or infinity, got {found}: give one map alone")
     if isinstance(image, Image.Image):
-        image = np.array(photographs.eight_bits(image.copy()).convert("RGB"))
+        image = np.array(eight_bits(image.copy()).convert("RGB"))
     if np.shape(image)[2:] != (3,) or image.dtype != np.uint8:
         kind = f"{type(image).__name__} {np.shape(image)}"
         raise ValueError(f"a picture is (H, W, 3) uint8 or Pillow's, got {kind}: give PIL.Image.open(file)")

@@ -1,4 +1,4 @@
-"""Pictures of the embedded sample: shapes on photographic textures, with clutter, shadow and noise.
+"""Draw the pictures of the embedded sample: shapes on photographic textures, with clutter, shadow and noise.
 
 A picture is a function of its random generator alone: pose, size, place, background and clutter are nuisance. Boxes
 are (x0, y0, x1, y1) in pixels, half-open.
@@ -27,12 +27,12 @@ Box = tuple[int, int, int, int]
 
 @cache
 def photographs() -> tuple[Image.Image, ...]:
-    """The photographs of surfaces that scikit-image ships, grey, 512×512."""
+    """Load the photographs of surfaces that scikit-image ships, grey, 512×512."""
     return tuple(Image.fromarray(photo()) for photo in (skimage.data.grass, skimage.data.gravel, skimage.data.brick))
 
 
 def texture(rng: Generator, narrowest: float, widest: float) -> np.ndarray:
-    """Random square crop of a photograph, between so many pixels wide, as (SIZE, SIZE) with mean 0."""
+    """Crop a random square of `narrowest` to `widest` pixels from a photograph: (SIZE, SIZE) with mean 0."""
     photo, width = photographs()[rng.integers(3)], rng.uniform(narrowest, widest)
     x, y = rng.uniform(0, 512 - width, size=2)
     small = photo.resize((SIZE, SIZE), Image.Resampling.BILINEAR, (x, y, x + width, y + width))
@@ -41,7 +41,7 @@ def texture(rng: Generator, narrowest: float, widest: float) -> np.ndarray:
 
 
 def background(rng: Generator) -> np.ndarray:
-    """A textured surface under a gradient of two colours, (SIZE, SIZE, 3) in about [0, 1]."""
+    """Draw a textured surface under a gradient of two colours, (SIZE, SIZE, 3) in about [0, 1]."""
     first, last = (np.array(hue(rng, (0.05, 0.3), (0.65, 0.9)), np.float32) for _ in range(2))
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     angle, mix = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.5)
@@ -51,7 +51,7 @@ def background(rng: Generator) -> np.ndarray:
 
 
 def place(parts: list[Part], rng: Generator, shortest: float, longest: float) -> list[Part]:
-    """The parts mirrored or not, turned by up to 35 degrees, scaled to a length in pixels and moved into the frame."""
+    """Mirror the parts or not, turn them by up to 35 degrees, scale them to a length in pixels, move them into view."""
     points = np.concatenate([part.outline for part in parts])
     angle, mirror = np.radians(rng.uniform(-35, 35)), rng.choice([-1, 1])
     turn = np.array([[mirror * np.cos(angle), np.sin(angle)], [-mirror * np.sin(angle), np.cos(angle)]])
@@ -62,30 +62,30 @@ def place(parts: list[Part], rng: Generator, shortest: float, longest: float) ->
 
 
 def tight_box(mask: np.ndarray) -> Box:
-    """Smallest half-open box around the true pixels of a mask, (SIZE, SIZE)."""
+    """Find the smallest half-open box around the true pixels of a mask, (SIZE, SIZE)."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def finer(image: np.ndarray) -> np.ndarray:
-    """Every pixel as FINE×FINE pixels, (SIZE, SIZE, ...) → (FINE·SIZE, FINE·SIZE, ...)."""
+    """Repeat every pixel FINE×FINE times, (SIZE, SIZE, ...) → (FINE·SIZE, FINE·SIZE, ...)."""
     return image.repeat(FINE, axis=0).repeat(FINE, axis=1)
 
 
 def coarser(image: np.ndarray) -> np.ndarray:
-    """Mean over squares of FINE×FINE pixels, (FINE·SIZE, FINE·SIZE, ...) → (SIZE, SIZE, ...)."""
+    """Average squares of FINE×FINE pixels, (FINE·SIZE, FINE·SIZE, ...) → (SIZE, SIZE, ...)."""
     return np.asarray(sum(image[i::FINE, j::FINE] for i in range(FINE) for j in range(FINE))) / FINE**2
 
 
 def paint(canvas: np.ndarray, parts: list[Part], grain: np.ndarray) -> np.ndarray:
-    """Draws placed parts on a canvas, lit from above on the left.
+    """Paint placed parts on a canvas, lit from above on the left.
 
     Args:
         canvas: (FINE·SIZE, FINE·SIZE, 3), changed in place.
         parts: from back to front, outlines in pixels of the image.
-        grain: (SIZE, SIZE), what the roughness of the surface adds to the light.
+        grain: (SIZE, SIZE), what the surface's roughness adds to the light.
     Returns:
-        Share of each pixel that the parts cover, (SIZE, SIZE) in [0, 1].
+        The share of each pixel that the parts cover, (SIZE, SIZE) in [0, 1].
     """
     covered = np.zeros(canvas.shape[:2], dtype=np.float32)
     for outline, colour, gloss in parts:
@@ -101,7 +101,7 @@ def paint(canvas: np.ndarray, parts: list[Part], grain: np.ndarray) -> np.ndarra
 
 
 def clutter(rng: Generator, count: int) -> list[Part]:
-    """Pebbles and leaves anywhere in the frame, half of them in the inks of the birds' markings."""
+    """Scatter pebbles and leaves over the frame, half of them in the inks of the birds' markings."""
     parts = []
     for _ in range(count):
         x, y, length, slim, angle = rng.uniform((0, 0, 2, 0.3, 0), (SIZE, SIZE, 6.5, 1, np.pi))
@@ -112,7 +112,7 @@ def clutter(rng: Generator, count: int) -> list[Part]:
 
 
 def picture(rng: Generator, objects: list[list[Part]]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Photograph-like picture of placed objects.
+    """Draw a photograph-like picture of placed objects.
 
     Returns:
         The picture, (SIZE, SIZE, 3) uint8, and the mask of each object, (SIZE, SIZE) bool: where the object covers
@@ -131,12 +131,12 @@ def picture(rng: Generator, objects: list[list[Part]]) -> tuple[np.ndarray, list
 
 
 def picture_of_bird(rng: Generator, marks: Markings) -> tuple[np.ndarray, list[np.ndarray]]:
-    """One image of *birds* and the bird's mask: see `picture`."""
+    """Draw one image of *birds*: the picture and the bird's mask, as `picture` gives them."""
     return picture(rng, [place(bird(rng, marks), rng, 42, 76)])
 
 
 def picture_of_things(rng: Generator, thing: Callable[[Generator], list[Part]]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """One image of *things* and their masks, one thing or sometimes two or three side by side: see `picture`."""
+    """Draw one image of *things*: one thing, or sometimes two or three side by side, as `picture` gives them."""
     if rng.uniform() >= SEVERAL:
         return picture(rng, [place(thing(rng), rng, 38, 76)])
     objects: list[list[Part]] = []

@@ -53,13 +53,13 @@ class Part(NamedTuple):
 
 
 def disc(x: float, y: float, rx: float, ry: float | None = None, start: float = 0, stop: float = 360) -> np.ndarray:
-    """Ellipse, or its segment between two angles in degrees (clockwise from the right)."""
+    """Outline an ellipse, or its segment between two angles in degrees (clockwise from the right)."""
     t = np.radians(np.linspace(start, stop, 25))
     return np.stack([x + rx * np.cos(t), y + (ry or rx) * np.sin(t)], axis=1)
 
 
 def stroke(x0: float, y0: float, x1: float, y1: float, width: float, end: float | None = None) -> np.ndarray:
-    """Straight stroke from one point to another, `width` wide at its start and `end` at its end."""
+    """Outline a straight stroke from one point to another, `width` wide at its start and `end` at its end."""
     start, stop = np.array([x0, y0]), np.array([x1, y1])
     across = np.array([y0 - y1, x1 - x0]) / np.hypot(x1 - x0, y1 - y0) / 2
     first, last = across * width, across * (end or width)
@@ -67,12 +67,12 @@ def stroke(x0: float, y0: float, x1: float, y1: float, width: float, end: float 
 
 
 def sharp(*points: tuple[float, float]) -> np.ndarray:
-    """Polygon with the corners as given."""
+    """Outline a polygon with the corners as given."""
     return np.array(points, dtype=float)
 
 
 def rounded(*points: tuple[float, float]) -> np.ndarray:
-    """Polygon with its corners cut twice (Chaikin's curve), 4 times as many points."""
+    """Outline a polygon with its corners cut twice (Chaikin's curve): 4 times as many points."""
     p = sharp(*points)
     for _ in range(2):
         q = np.roll(p, -1, axis=0)
@@ -81,12 +81,12 @@ def rounded(*points: tuple[float, float]) -> np.ndarray:
 
 
 def hue(rng: Generator, low: tuple[float, float] = (0.25, 0.3), high: tuple[float, float] = (0.9, 0.95)) -> Colour:
-    """A colour of any hue, with (saturation, value) between `low` and `high`."""
+    """Draw a colour of any hue, with (saturation, value) between `low` and `high`."""
     return colorsys.hsv_to_rgb(rng.uniform(), *rng.uniform(low, high))
 
 
 def tone(colour: Colour, factor: float) -> Colour:
-    """The colour made darker (factor < 1) or lighter (factor > 1)."""
+    """Make a colour darker (factor < 1) or lighter (factor > 1)."""
     r, g, b = (c * factor if factor < 1 else 1 - (1 - c) / factor for c in colour)
     return r, g, b
 
@@ -95,7 +95,7 @@ def tone(colour: Colour, factor: float) -> Colour:
 
 
 def bird(rng: Generator, marks: Markings | None = None) -> list[Part]:
-    """A bird with the given markings, or with random ones; all else about it is nuisance, drawn from `rng`."""
+    """Shape a bird with the given markings, or with random ones; all else is nuisance, drawn from `rng`."""
     inks = [INKS[i] for i in rng.integers(len(INKS), size=4)]
     crown, cheek, beak, depth, bars = marks or Markings(inks[0], inks[1], inks[2], 1.0, inks[3])
     plumage, leg = hue(rng, (0.15, 0.3), (0.75, 0.85)), tone(ORANGE, rng.uniform(0.3, 0.8))

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from wsol_utils.data.images import eight_bits, opened
 from wsol_utils.data.layouts import failure
-from wsol_utils.data.photographs import eight_bits, opened
 from wsol_utils.scores.external.metadata import Metadata, on_disk
 from wsol_utils.scores.protocols import PROTOCOLS, Protocol, frame_side
 

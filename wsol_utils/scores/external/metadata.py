@@ -27,7 +27,7 @@ import pandas as pd
 from wsol_utils.common import files
 from wsol_utils.common.checks import one_of
 from wsol_utils.data.layouts import DatasetError, failure
-from wsol_utils.data.texts import LARGEST, below, number, plain_text
+from wsol_utils.data.text import LARGEST, below, number, plain_text
 
 FILES = ("image_ids.txt", "class_labels.txt", "localization.txt", "image_sizes.txt")
 CORNERS = ("half-open", "inclusive")  # x1 and y1 of a file: the pixel behind the box, or its own last one
