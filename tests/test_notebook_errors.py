@@ -45,7 +45,7 @@ def small_weights(tmp_path_factory):
         ("cub", "images.txt", Path.unlink, r"data/images\.txt: no such file; DATA_ROOT must be the folder that holds "
          r"images\.txt \(notebook 01 says how to get the data\)"),
         ("cub", "images/001.Bird_0/Bird_0_0002.jpg", Path.unlink,
-         r"Bird_0_0002\.jpg: missing image, listed in .*images\.txt:3.*; unpack the data set again"),
+         r"Bird_0_0002\.jpg: missing image, listed in .*images\.txt:3.*unpack the data set again"),
         ("cub", "bounding_boxes.txt", lambda file: replace_line(file, 3, None),
          rf"images\.txt:3: image 3 has no line in bounding_boxes\.txt; {UNPACK}"),
         ("ilsvrc", f"{VAL}/ILSVRC2012_val_00000001.JPEG", lambda file: file.write_bytes(file.read_bytes()[:400]),
