@@ -1,7 +1,5 @@
 """The largest component's box, against hand-worked maps, SciPy's labels and the rule for a contour's area."""
 
-from collections import Counter
-
 import cv2
 import numpy as np
 import pytest
@@ -22,14 +20,6 @@ EIGHT = np.ones((3, 3))
 def draw(*rows):
     """A map (1, H, W) from a drawing: # is 1, + is 0.5, anything else is 0."""
     return np.array([[[{"#": 1.0, "+": 0.5}.get(c, 0.0) for c in row] for row in rows]])
-
-
-def components(mask):
-    """Each 8-connected component (H, W) bool with its half-open box, in the row-major order of first pixels."""
-    labels, n = ndimage.label(mask, EIGHT)
-    for k in sorted(range(1, n + 1), key=lambda k: np.flatnonzero(labels == k)[0]):
-        y, x = np.nonzero(labels == k)
-        yield labels == k, [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
 
 def by_labelling(image, eta):
@@ -105,27 +95,6 @@ def test_by_hand(component, rows, expected, kind):
     assert largest_box(maps, [0.2], component).tolist() == [expected]
     if component == "contour":
         assert contour_boxes(draw(*rows)[0], [0.2])[0][0].tolist() == expected  # the largest contour's first
-
-
-def filled_area(component):
-    """2×2 blocks wholly inside, plus half of those with three pixels inside; holes count as filled."""
-    filled = ndimage.binary_fill_holes(component).astype(int)
-    inside = filled[:-1, :-1] + filled[1:, :-1] + filled[:-1, 1:] + filled[1:, 1:]
-    return np.count_nonzero(inside == 4) + np.count_nonzero(inside == 3) / 2
-
-
-@pytest.mark.parametrize("share", [0.3, 0.65, 0.85])
-def test_contours_of_random_masks(share):
-    """The outer contours are those of the 8-connected components, the others run along holes; the largest is first."""
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        mask = rng.random(rng.integers(1, 14, 2)) < share
-        (found,) = contour_boxes(mask.astype(float), [0.5])
-        outer = {tuple(box): filled_area(component) for component, box in components(mask)}
-        assert Counter(tuple(box) for _, box in components(mask)) <= Counter(map(tuple, found.tolist()))
-        holes = ndimage.label(~np.pad(mask, 1))[1] - 1  # 4-connected, without the outside
-        assert len(found) == max(len(list(components(mask))) + holes, 1)
-        assert not outer or max(outer.values()) == outer[tuple(found[0])]
 
 
 @pytest.mark.parametrize("kind", ["noise", "smooth", "sparse"])

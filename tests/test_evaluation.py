@@ -178,15 +178,8 @@ def test_p_values():
     assert li["p_value"] == metrics.mcnemar(hits["li"], hits["fixed"])
     del found["fixed"]
     assert all("p_value" not in one for one in evaluation.rows(twelve, found, SMALL))
-
-
-def test_row_by_hand():
-    four = predictions(ROW * 4, [[]] * 4, (10, 40), [0, 1, 2, 3], [0, 1, 2, 0])
-    [figures] = evaluation.rows(four, {"li": (np.zeros(4), np.array([0.5, 0.49, 0.9, 1.0]))}, SMALL)
-    assert figures["n_images"] == 4
-    assert (figures["top1_cls"], figures["top1_loc"], figures["gt_known"]) == (75, 50, 75)
-    # Binomial(4, 3/4): P(0) = 0.004, P(≤ 1) = 0.051 > 0.025; P(4) = 0.316 > 0.025
-    assert (figures["gt_known_low"], figures["gt_known_high"]) == (25, 100)
+    # Binomial(12, 1/3): P(0) = 0.008, P(≤ 1) = 0.054 > 0.025; P(≤ 6) = 0.934, P(≤ 7) = 0.981
+    assert (otsu["gt_known_low"], otsu["gt_known_high"]) == pytest.approx((100 / 12, 700 / 12))
 
 
 def test_recombination_is_the_map_that_is_thresholded():

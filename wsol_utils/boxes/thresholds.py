@@ -19,7 +19,7 @@ FIXED = 0.20  # the usual share of the maximum (Zhou et al. 2016)
 
 # What counts as the mask's boundary; the paper does not say. Beyond the image's border is outside.
 BOUNDARIES = (
-    "8-neighbours",  # its pixels with one of their 8 neighbours outside
+    "8-neighbours",  # the default: its pixels with one of their 8 neighbours outside
     "4-neighbours",  # its pixels with one of their 4 neighbours outside
     "contour",  # the vertices of OpenCV's contours, as Choe et al. 2020 and Bae et al. 2020 extract them
 )
@@ -47,7 +47,7 @@ LOWEST = -1e6  # shares of the maximum are cut off here: further down, rounding 
 RULES = ("fixed", *BOUNDARY_RULES, *IMAGE_RULES)
 
 
-def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID, boundary: str = "8-neighbours") -> Array:
+def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID, boundary: str = BOUNDARIES[0]) -> Array:
     """V: the mean of each map on the boundary of its mask, for every candidate threshold (Sec. 4.3).
 
     All components count, and the rims of holes. A vertex counts once for every time a contour turns there.
@@ -93,10 +93,7 @@ def boundary_differences(means: Array) -> Array:
 
 
 def select(
-    maps: Array,
-    rule: str = "first_above_mean",
-    candidates: Sequence[float] = PAPER_GRID,
-    boundary: str = "8-neighbours",
+    maps: Array, rule: str = "first_above_mean", candidates: Sequence[float] = PAPER_GRID, boundary: str = BOUNDARIES[0]
 ) -> Array:
     """Choose one threshold per map without ground truth (Sec. 4.3).
 
@@ -118,10 +115,7 @@ def select(
 
 
 def select_all(
-    maps: Array,
-    rules: Sequence[str],
-    candidates: Sequence[float] = PAPER_GRID,
-    boundary: str = "8-neighbours",
+    maps: Array, rules: Sequence[str], candidates: Sequence[float] = PAPER_GRID, boundary: str = BOUNDARIES[0]
 ) -> dict[str, Array]:
     """Choose thresholds as `select` does, by each of several rules; those of Sec. 4.3 share one computation of V."""
     for rule in rules:
