@@ -64,11 +64,11 @@ def test_boxes_at_map_resolution_are_scaled_by_axis():
 
 def test_prepared_maps_are_upsampled_first_and_normalised_then():
     some = rough(3)
-    (ready,) = evaluation.prepared(some.maps("absolute"), some.size, PAPER)
+    ready = evaluation.prepared(some.maps("absolute"), some.size, PAPER)
     expected = cam.normalize(cam.upsample(some.maps("absolute"), (24, 32)), "max")
     np.testing.assert_array_equal(ready, expected)
     assert ready.max(axis=(1, 2)).tolist() == [1, 1, 1]  # the other way round the peaks would be lower
-    (small,) = evaluation.prepared(some.maps("absolute"), some.size, MINMAX)
+    small = evaluation.prepared(some.maps("absolute"), some.size, MINMAX)
     np.testing.assert_array_equal(small, cam.normalize(some.maps("absolute"), "minmax"))
 
 
@@ -82,8 +82,8 @@ def test_localize_is_select_and_the_largest_box(protocol):
     some, rules = rough(), ["first_above_mean", "argmax", "otsu", "fixed"]
     found, overlap = (look(some, "signed", protocol, rules) for look in (evaluation.localize, evaluation.overlaps))
     assert list(found) == list(overlap) == rules
-    (graded,) = evaluation.prepared(some.maps("signed"), some.size, protocol)
-    (maps,) = evaluation.prepared(some.maps("signed"), some.size, replace(protocol, levels=0))
+    graded = evaluation.prepared(some.maps("signed"), some.size, protocol)
+    maps = evaluation.prepared(some.maps("signed"), some.size, replace(protocol, levels=0))
     scale = 1 if protocol.resolution == "input" else 4  # 6×8 positions on 24×32 pixels
     for rule, (eta, box) in found.items():
         np.testing.assert_array_equal(eta, thresholds.select(maps, rule, protocol.candidates, protocol.boundary))
@@ -208,7 +208,7 @@ def only_box(protocol, values, eta=0.2, true=(0, 0, 40, 10), image_size=(40, 10)
     """The box of one map 1×4 on a frame of 10×40 pixels at one threshold, and its IoU with the true one."""
     one = predictions([[values]], [[true]], (10, 40), image_size=image_size)
     protocol = replace(protocol, resolution="map", grid=(eta,))
-    (found,) = boxes.largest_boxes(*evaluation.prepared(one.maps("signed"), one.size, protocol), protocol.grid)
+    (found,) = boxes.largest_boxes(evaluation.prepared(one.maps("signed"), one.size, protocol), protocol.grid)
     [box] = evaluation._as_scored(found, (1, 4), one.size, protocol).tolist()
     return box, evaluation.iou_on_grid(one, "signed", protocol)[0, 0]
 
@@ -273,7 +273,7 @@ def test_levels_are_cut_off_and_not_rounded():
     # int(0.35 · 255) = int(89.25): level 90 is above, 89 is not; the true 0.3507 would be
     assert [only_box(replace(PAPER, levels=255), [1, v, 0, 0], 0.35)[0][2] for v in (0.3507, 0.354)] == [10, 20]
     some = predictions([[[-2.0, 0.0, 1.0, 4.0]]], [[]], (10, 40))
-    (graded,) = evaluation.prepared(some.maps("signed"), some.size, replace(CHOE, resolution="map"))
+    graded = evaluation.prepared(some.maps("signed"), some.size, replace(CHOE, resolution="map"))
     assert graded.tolist() == [[[0, 85, 127, 255]]]  # of 0, 1/3, 1/2 and 1
 
 
@@ -342,7 +342,7 @@ def test_the_percentile_is_taken_from_the_levels():
     some = rough(50)
     some.scaled_maps[7] = 0  # nothing to find
     eta, found = evaluation.localize(some, "signed", BAE, ["percentile", "otsu"])["percentile"]
-    ready = np.concatenate(list(evaluation.prepared(some.maps("signed"), some.size, replace(BAE, levels=0))))
+    ready = evaluation.prepared(some.maps("signed"), some.size, replace(BAE, levels=0))
     assert found.tolist() == [percentile_as_standard(scores.astype(np.float64)) for scores in ready]
     assert found[7].tolist() == [0, 0, 32, 24] and eta[7] == 0
     levels = [(255 * scores.astype(np.float64)).astype(np.uint8) for scores in ready]
@@ -366,7 +366,7 @@ def test_a_level_that_is_0_35_of_the_percentile(width):
     some = predictions(maps, [[]] * len(maps), (1, width))
     scales = np.full((len(maps), 1), 255.0)  # float64, as float16 has not all levels
     some = replace(some, scaled_maps=maps[:, None] / 255, scales=scales, kinds=np.array(["maps"]))
-    graded = np.concatenate(list(evaluation.prepared(some.maps("maps"), some.size, protocol)))
+    graded = evaluation.prepared(some.maps("maps"), some.size, protocol)
     np.testing.assert_array_equal(graded, maps)
     eta, _ = evaluation.localize(some, "maps", protocol, ["percentile"])["percentile"]
     mask = maps > (eta * 255)[:, None, None]

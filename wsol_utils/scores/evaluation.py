@@ -65,19 +65,18 @@ def localize_maps(maps: np.ndarray, size: Size, protocol: Protocol, rules: Rules
     return unit, {rule: (chosen[rule], _as_scored(box, shape, size, protocol)) for rule, box in found.items()}
 
 
-def prepared(maps: np.ndarray, size: Size, protocol: Protocol) -> Iterator[np.ndarray]:
-    """Prepare maps as the protocol thresholds them, a chunk at a time.
+def prepared(maps: np.ndarray, size: Size, protocol: Protocol) -> np.ndarray:
+    """Prepare maps as the protocol thresholds them.
 
     Args:
-        maps: (N, H, W).
+        maps: (B, h, w), raw.
         size: height and width of the network's input.
         protocol: resolution, interpolation, normalisation and levels.
 
-    Yields:
-        (at most CHUNK, H', W'), whole numbers where the protocol has levels.
+    Returns:
+        (B, H', W'), whole numbers where the protocol has levels.
     """
-    for rows in chunks(len(maps)):
-        yield _graded(_normalized(maps[rows], size, protocol), protocol)
+    return _graded(_normalized(maps, size, protocol), protocol)
 
 
 def chunks(count: int) -> Iterator[slice]:
@@ -86,9 +85,9 @@ def chunks(count: int) -> Iterator[slice]:
 
 
 def prepared_kind(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[np.ndarray]:
-    """Prepare the maps of one kind as `prepared` does, reading them a chunk at a time."""
-    for _, maps in _of_kind(predictions, kind):
-        yield from prepared(maps, predictions.size, protocol)
+    """Prepare all maps of one kind as `prepared` does, at most CHUNK at a time."""
+    for maps in _of_kind(predictions, kind):
+        yield prepared(maps, predictions.size, protocol)
 
 
 def truth(predictions: Predictions, protocol: Protocol) -> list[np.ndarray]:
@@ -143,16 +142,15 @@ def iou_of_contours(predictions: Predictions, kind: str, protocol: Protocol) -> 
     return largest, best
 
 
-def localize(predictions: Predictions, kind: str, protocol: Protocol, rules: Rules) -> Found:
+def localize(predictions: Predictions, kind: str, protocol: Protocol, rules: Sequence[str]) -> Found:
     """Localise in all maps of one kind, as `localize_maps` does.
 
     Returns:
         For each rule: (N,) thresholds, (N, 4) boxes.
     """
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for rows, maps in _of_kind(predictions, kind):
-        some = {name: eta[rows] for name, eta in rules.items()} if isinstance(rules, Mapping) else rules
-        for rule, found in localize_maps(maps, predictions.size, protocol, some)[1].items():
+    for maps in _of_kind(predictions, kind):
+        for rule, found in localize_maps(maps, predictions.size, protocol, rules)[1].items():
             parts.setdefault(rule, []).append(found)
     return {
         rule: (np.concatenate([eta for eta, _ in several]), np.concatenate([box for _, box in several]))
@@ -160,7 +158,7 @@ def localize(predictions: Predictions, kind: str, protocol: Protocol, rules: Rul
     }
 
 
-def overlaps(predictions: Predictions, kind: str, protocol: Protocol, rules: Rules) -> Found:
+def overlaps(predictions: Predictions, kind: str, protocol: Protocol, rules: Sequence[str]) -> Found:
     """Localise as `localize` does, and give each box's IoU with the nearest true box, (N,), in its place."""
     true, localized = truth(predictions, protocol), localize(predictions, kind, protocol, rules)
     return {rule: (eta, metrics.best_iou(found, true, protocol.inclusive)) for rule, (eta, found) in localized.items()}
@@ -226,8 +224,7 @@ def coverage(predictions: Predictions, maps: Callable[[slice], np.ndarray], prot
     true, listed = predictions.true_boxes(), list[list[float]]()
     protocol = replace(protocol, resolution="input", levels=0)
     for rows in chunks(len(true)):
-        [chunk] = prepared(maps(rows), predictions.size, protocol)
-        for image in chunk:
+        for image in prepared(maps(rows), predictions.size, protocol):
             inside = inside_boxes(true[len(listed)], image.shape)
             covered = image > thresholds.FIXED * image.max()
             both = np.count_nonzero(covered & inside)
@@ -249,11 +246,11 @@ def scores(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[
         yield from chunk.clip(min=0)
 
 
-def _of_kind(predictions: Predictions, kind: str) -> Iterator[tuple[slice, np.ndarray]]:
-    """Read the maps of one kind a chunk at a time, with their rows."""
+def _of_kind(predictions: Predictions, kind: str) -> Iterator[np.ndarray]:
+    """Read the maps of one kind a chunk at a time."""
     several = list(chunks(len(predictions.image_id)))
     for rows in watched(several, len(several), kind, f"{CHUNK} maps"):
-        yield rows, predictions.maps(kind, rows)
+        yield predictions.maps(kind, rows)
 
 
 def _normalized(maps: np.ndarray, size: Size, protocol: Protocol) -> np.ndarray:
