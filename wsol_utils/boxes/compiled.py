@@ -67,15 +67,6 @@ def _fill(results: list[np.ndarray], function: Callable, maps: np.ndarray, cuts:
             list(pool.map(fill, rows))
 
 
-def _boxes_of_map(image: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray]:
-    """(H, W), (K,) ascending -> (K, 4)."""
-    levels = _find_levels(image, cuts)
-    of_pixel = levels.ravel().astype(np.min_scalar_type(-len(cuts) - 1))  # small numbers are sorted faster
-    runs = np.flatnonzero(of_pixel[1:] != of_pixel[:-1]) + 1  # the first pixels of all runs of one level along a row
-    runs = runs[np.argsort(-of_pixel[runs], kind="stable")]  # the highest level first
-    return (_grow(levels, _find_earlier(levels), runs, len(cuts)),)
-
-
 def _groups() -> np.ndarray:
     """(256, 5): for every set of neighbours, one of each 8-connected group of them, then -1."""
     groups, places = np.full((256, 5), -1), tuple(AROUND.T + 1)
@@ -147,6 +138,27 @@ def _find_earlier(levels):
 
 
 @_compiled
+def _sort_runs(levels, n_cuts):
+    """The first pixels of all runs of one level along a row, the highest level first."""
+    height, width = levels.shape
+    runs = np.empty(height * width, np.int32)
+    ends = np.zeros(n_cuts + 2, np.int64)  # of each level's runs, at n_cuts - level
+    for placing in (False, True):  # counted first
+        for y in range(1, height - 1):
+            for x in range(1, width - 1):
+                if levels[y, x] != levels[y, x - 1]:
+                    i = n_cuts - levels[y, x]
+                    if placing:
+                        runs[ends[i]] = y * width + x
+                        ends[i] += 1
+                    else:
+                        ends[i + 1] += 1
+        if not placing:
+            ends = ends.cumsum()
+    return runs[: ends[n_cuts]]
+
+
+@_compiled
 def _root(parents, i):
     while parents[i] != i:
         parents[i] = parents[parents[i]]
@@ -175,11 +187,13 @@ def _join(parents, known, i, j):
 
 
 @_compiled
-def _grow(levels, earlier, runs, n_cuts):
-    """Levels and earlier neighbours, (H + 2, W + 2), first pixels of runs -> boxes (K, 4)."""
+def _boxes_of_map(image, cuts):
+    """(H, W), (K,) ascending -> boxes (K, 4), in a tuple."""
+    levels = _find_levels(image, cuts)
+    earlier, runs = _find_earlier(levels).ravel(), _sort_runs(levels, len(cuts))
     height, width = levels.shape
-    levels, earlier = levels.ravel(), earlier.ravel()
-    boxes, labels = np.zeros((n_cuts, 4), np.int64), np.empty(levels.size, np.int32)
+    levels = levels.ravel()
+    boxes, labels = np.zeros((len(cuts), 4), np.int64), np.empty(levels.size, np.int32)
     offsets = AROUND[:, 0] * width + AROUND[:, 1]
     # a component begins at a pixel without earlier neighbours, so no two beginnings touch
     known = np.empty(((height - 1) // 2 * ((width - 1) // 2), 6), np.int32)
@@ -187,7 +201,7 @@ def _grow(levels, earlier, runs, n_cuts):
     n, best, i = 0, -1, 0  # components so far, the largest, runs so far
     # The mask grows from the highest pixels down, run by run. A pixel's earlier neighbours are in it already, and
     # those that touch each other in one component: one of each group is enough.
-    for k in range(n_cuts - 1, -1, -1):
+    for k in range(len(cuts) - 1, -1, -1):
         while i < len(runs) and levels[runs[i]] == k + 1:
             start = runs[i]
             root, pixel = -1, start
@@ -215,7 +229,7 @@ def _grow(levels, earlier, runs, n_cuts):
             i += 1
         if best >= 0:
             boxes[k] = known[best, X0:] - 1  # without the border
-    return boxes
+    return (boxes,)
 
 
 @_compiled
