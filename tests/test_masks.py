@@ -26,31 +26,14 @@ def openimages(**objects):
 def test_openimages_by_hand(tmp_path):
     picture(tmp_path / "m/a.png", [[255, 0, 0, 0], [0, 0, 0, 0]])
     picture(tmp_path / "m/b.png", [[0, 1, 0, 0], [0, 0, 0, 0]])  # 1 > 0.5 is an object, as in wsolevaluation
+    picture(tmp_path / "m/1.png", [[0, 0, 0, 255], [0, 0, 0, 0]], mode="1")
     picture(tmp_path / "m/i.png", [[255, 255, 255, 0], [0, 0, 255, 0]])  # objects under it stay objects
-    of_two = openimages(x=[("m/a.png", "m/i.png"), ("m/b.png", "")], y=[("m/b.png", "")])
+    of_two = openimages(x=[("m/a.png", "m/i.png"), ("m/b.png", "")], y=[("m/1.png", "")])
     x, y = masks.of_openimages(of_two, tmp_path, ["x", "y"], 4)
     # 2 rows become 4: each twice
     assert x.tolist() == [[1, 1, 255, 0]] * 2 + [[0, 0, 255, 0]] * 2
-    assert y.tolist() == [[0, 1, 0, 0]] * 2 + [[0, 0, 0, 0]] * 2
+    assert y.tolist() == [[0, 0, 0, 1]] * 2 + [[0, 0, 0, 0]] * 2
     assert x.dtype == y.dtype == np.uint8 and x.shape == y.shape == (4, 4)
-    assert [mask.tolist() for mask in masks.of_openimages(of_two, tmp_path, ["y"], 4)] == [y.tolist()]
-
-
-def test_names_of_another_unicode_form_are_found(tmp_path):
-    listed, stored = "m\u00fc/caf\u00e9.png", "mu\u0308/cafe\u0301.png"
-    picture(tmp_path / stored, [[255, 0], [0, 255]])
-    (mask,) = masks.of_openimages(openimages(x=[(listed, "")]), tmp_path, ["x"], 2)
-    assert mask.tolist() == [[1, 0], [0, 1]]
-    (tmp_path / "mu\u0308/cafe\u0301.png").rename(tmp_path / "mu\u0308/cafe\u0301\u0323.png")  # one of four spellings
-    picture(tmp_path / "mu\u0308/caf\u1eb9\u0301.png", [[255]])
-    with pytest.raises(DatasetError, match="2 files have this name, each in another Unicode form; unpack the masks"):
-        next(masks.of_openimages(openimages(x=[("mu\u0308/cafe\u0323\u0301.png", "")]), tmp_path, ["x"], 2))
-
-
-def test_masks_of_one_bit(tmp_path):
-    picture(tmp_path / "a.png", [[255, 0], [0, 255]], mode="1")
-    (mask,) = masks.of_openimages(openimages(x=[("a.png", "")]), tmp_path, ["x"], 2)
-    assert mask.tolist() == [[1, 0], [0, 1]]
 
 
 def test_the_nearest_neighbour_is_opencvs(tmp_path):
@@ -80,23 +63,17 @@ def test_cub_takes_what_half_of_the_annotators_marked(tmp_path):
     assert mask.tolist() == [[0, 0, 0, 0]] * 2 + [[1, 1, 1, 1]] * 2
 
 
-@pytest.mark.parametrize("root", ["CUB_200_2011", "segmentations"])
-def test_cub_segmentations_may_lie_beside_the_images(tmp_path, root):
-    (tmp_path / root).mkdir()
-    picture(tmp_path / "segmentations/k/x.png", [[255]])
-    table = pd.DataFrame({"image_id": ["k/x.jpg"]})
-    (mask,) = masks.of_cub(tmp_path / root, table, 1)
-    assert mask.tolist() == [[1]]
-    assert masks.available(tmp_path / root, table)
-
-
-def test_available(tmp_path):
+@pytest.mark.parametrize("root", [".", "CUB_200_2011"])
+def test_cub_segmentations_lie_in_the_folder_of_the_images_or_beside_it(tmp_path, root):
+    (tmp_path / root).mkdir(exist_ok=True)
     table = pd.DataFrame({"image_id": ["k/x.jpg", "k/y.jpg"]})
-    assert not masks.available(tmp_path / "CUB_200_2011", table)
+    assert not masks.available(tmp_path / root, table)
     picture(tmp_path / "segmentations/k/z.png", [[255]])  # of another data set
-    assert not masks.available(tmp_path / "CUB_200_2011", table)
+    assert not masks.available(tmp_path / root, table)
     picture(tmp_path / "segmentations/k/y.png", [[255]])
-    assert masks.available(tmp_path / "CUB_200_2011", table)
+    assert masks.available(tmp_path / root, table)
+    (mask,) = masks.of_cub(tmp_path / root, table[1:], 1)
+    assert mask.tolist() == [[1]]
 
 
 def test_the_sample_has_masks(tmp_path):

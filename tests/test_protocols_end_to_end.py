@@ -1,4 +1,4 @@
-"""Notebooks 03 to 06 under the conventions of others: each reference protocol, and a word of one's own for each.
+"""Notebooks 03 to 06 under the conventions of others: a reference protocol, and another with words of one's own.
 
 Four made-up images and a small VGG, trained once, at 48 pixels.
 """
@@ -16,23 +16,17 @@ from wsol_utils import experiments, handover, models, protocols
 from wsol_utils.maps.predictions import Predictions
 
 OWN = {
-    "normalization": "minmax", "resolution": "map", "interpolation": "bicubic", "boundary": "contour",
-    "candidates": 11, "features": "weighted",
+    "protocol": "wsolevaluation", "normalization": "max", "resolution": "map", "interpolation": "bilinear",
+    "boundary": "contour", "candidates": 11, "features": "weighted",
 }  # fmt: skip
-GIVEN = {
-    "wsolevaluation": {"protocol": "wsolevaluation"},
-    "rethinkingcam": {"protocol": "rethinkingcam"},
-    "own": OWN | {"recombinations": ["absolute_maps"]},
-}
-REFERENCE = {
-    "normalization": "minmax", "resolution": "input", "interpolation": "bicubic", "component": "contour",
-    "boundary": "8-neighbours", "candidates": 21, "features": "plain",
-}  # fmt: skip
+GIVEN = {"rethinkingcam": {"protocol": "rethinkingcam"}, "own": OWN | {"recombinations": ["absolute_maps"]}}
 WORDS = {  # of metrics.csv
-    "wsolevaluation": {"protocol": "wsolevaluation", **REFERENCE},
-    "rethinkingcam": {"protocol": "rethinkingcam", **REFERENCE},
-    "own": {"protocol": "paper", "component": "pixels", **OWN},
-}
+    "rethinkingcam": {
+        "protocol": "rethinkingcam", "normalization": "minmax", "resolution": "input", "interpolation": "bicubic",
+        "component": "contour", "boundary": "8-neighbours", "candidates": 21, "features": "plain",
+    },
+    "own": {"component": "contour", **OWN},
+}  # fmt: skip
 RULES = ["first_above_mean", "otsu", "percentile"]
 
 
@@ -122,7 +116,8 @@ def test_comparisons_and_figures(run):
     assert compared["protocol"].tolist() == list(protocols.PROTOCOLS)
     assert compared["oracle"].between(0, 100).all()
     readings = pd.read_csv(folder / "seed0" / "conventions.csv")
-    assert readings["reading"].iloc[0] == "as it stands" and len(readings) == 6  # five of ten hold already
+    assert readings["reading"].iloc[0] == "as it stands"
+    assert len(readings) == {"rethinkingcam": 6, "own": 5}[run[0]]  # five or six of ten hold already
     differences = pd.read_csv(folder / "differences.csv")
     assert set(differences["figure"]) == {"gt_known", "top1_loc", "top1_cls"}
     assert not list(folder.rglob("*.part"))

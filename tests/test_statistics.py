@@ -24,6 +24,11 @@ def runs(pooling, recombination, rule, gt_known, top1_loc=None, first_seed=0, th
     return pd.DataFrame(lines).assign(n_images=300, top1_cls=80.0)
 
 
+def of_gt_known(metrics, met=None):
+    table = statistics.paired_differences(metrics, None if met is None else dict.fromkeys(statistics.FIGURES, met))
+    return table[table["figure"] == "gt_known"]
+
+
 def only(table, step, figure="gt_known"):
     (row,) = table[(table["step"] == step) & (table["figure"] == figure)].to_dict("records")
     return row
@@ -96,7 +101,7 @@ def test_seeds_of_one_end_are_left_out_and_counted():
         runs("gap", "absolute", "fixed", [26.0, 40.0, 90.0, 90.0], first_seed=1),  # 1, 2, 3, 4
         runs("gap", "positive", "fixed", [50.0], first_seed=4),  # 4: with signed it shares none
     ])  # fmt: skip
-    table = statistics.paired_differences(metrics, figures=["gt_known"])
+    table = of_gt_known(metrics)
     assert set(table["step"]) == {"recombination", "negative channels added"}
     assert table["n_images"].tolist() == [0, 0]
     row = only(table, "recombination")
@@ -116,7 +121,7 @@ def test_every_step_of_the_paper_wherever_both_ends_are():
         for recombination, b in (("signed", 1.0), ("positive", 3.0), ("absolute", 7.0))
         for rule, value in (("fixed", a + b), ("first_above_mean", a + 4 * b), ("oracle", 90.0))
     ]
-    table = statistics.paired_differences(pd.concat(grid), figures=["gt_known"])
+    table = of_gt_known(pd.concat(grid))
     assert table["step"].value_counts().to_dict() == {
         "WGAP": 9, "WGAP (sum)": 9,  # recombinations × rules
         "recombination": 12, "negative channels left out": 12, "negative channels added": 12,  # poolings × rules
@@ -145,7 +150,7 @@ def test_only_what_is_otherwise_the_same_is_paired():
         runs("wgap", "signed", "fixed", [99.0, 99.0], dataset="things"),
         runs("wgap", "signed", "first_above_mean", [14.0, 14.0], temperature=0.5),
     ])  # fmt: skip
-    table = statistics.paired_differences(metrics, figures=["gt_known"])
+    table = of_gt_known(metrics)
     found = table[["step", "temperature", "protocol", "difference"]].to_numpy().tolist()
     assert found == [
         ["WGAP", 1.0, "paper", 1], ["WGAP", 0.5, "paper", 2],  # GAP beside each temperature
@@ -155,22 +160,6 @@ def test_only_what_is_otherwise_the_same_is_paired():
     ]  # fmt: skip
 
 
-def test_steps_of_ones_own():
-    metrics = pd.concat([
-        runs("wgap", "signed", "fixed", [1.0, 2.0]),
-        runs("wgap", "signed", "fixed", [4.0, 4.0], temperature=2.0),
-        runs("wgap_sum", "signed", "fixed", [9.0, 8.0]),
-        runs("wgap_sum", "signed", "fixed", [6.0, 7.0], temperature=2.0),
-    ])  # fmt: skip
-    pairs = {"sum": {"pooling": ("wgap", "wgap_sum")}, "hot": {"temperature": (1.0, 2.0)}}
-    table = statistics.paired_differences(metrics, pairs, ["gt_known"])
-    assert table["step"].tolist() == ["sum", "sum", "hot", "hot"]
-    assert table["difference"].tolist() == [7, 2.5, 2.5, -2]  # at each temperature its own; then each pooling's
-    assert table["temperature"].tolist() == [1, 2, "1.0 → 2.0", "1.0 → 2.0"]
-    with pytest.raises(ValueError, match="a step changes poolng, but the columns are dataset"):
-        statistics.paired_differences(metrics, {"typo": {"poolng": ("gap", "wgap")}})
-
-
 def test_differences_are_paired_by_image_where_images_are_known():
     found = [
         runs("wgap", "signed", "fixed", [50.0, 75.0]),
@@ -178,18 +167,16 @@ def test_differences_are_paired_by_image_where_images_are_known():
     ]
     metrics = pd.concat(found, ignore_index=True)
     met = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 0, 0]], dtype=bool)  # a row each
-    table = statistics.paired_differences(metrics, figures=["gt_known"], outcomes={"gt_known": met})
+    table = of_gt_known(metrics, met)
     row = only(table, "WGAP")
     assert (row["n_seeds"], row["n_images"], row["difference"], row["std"]) == (2, 4, 25, 0)
     gains = np.array([[0, 100, 0, 0], [0, 100, 0, 0]])
     assert (row["low"], row["high"]) == pytest.approx(of_metrics.paired_interval(gains))
-    one = statistics.paired_differences(
-        metrics[metrics["seed"] == 0], outcomes={"gt_known": met[[0, 3]]}, figures=["gt_known"]
-    )
+    one = of_gt_known(metrics[metrics["seed"] == 0], met[[0, 3]])
     row = only(one, "WGAP")
     assert row["n_seeds"] == 1 and row["low"] < 25 < row["high"]  # over the images alone
     with pytest.raises(ValueError, match="a row for each of the 4 of metrics"):
-        statistics.paired_differences(metrics, outcomes={"gt_known": met[:3]}, figures=["gt_known"])
+        of_gt_known(metrics, met[:3])
 
 
 def test_nothing_measured_at_both_ends():

@@ -12,20 +12,20 @@ import torch
 from skimage import filters
 from torch import Tensor
 
-from wsol_utils.common.checks import Array, floating_maps, like, one_of, tensor
+from wsol_utils.common.checks import Array, floating_maps, like, numpy, one_of, tensor
 
 PAPER_GRID = tuple(i / 20 for i in range(21))  # Sec. 5: "from the set of [0, 0.05, ..., 1]"
 FIXED = 0.20  # the usual share of the maximum (Zhou et al. 2016)
 
 # What counts as the mask's boundary; the paper does not say. Beyond the image's border is outside.
 BOUNDARIES = (
-    "8-neighbours",  # its pixels with one of their 8 neighbours outside
+    "8-neighbours",  # the default: its pixels with one of their 8 neighbours outside
     "4-neighbours",  # its pixels with one of their 4 neighbours outside
     "contour",  # the vertices of OpenCV's contours, as Choe et al. 2020 and Bae et al. 2020 extract them
 )
 
 # The readings of Sec. 4.3 and Fig. 3: D (N, K), mean of D (N, 1; the blue line), V (N, K), candidates (K,) -> η (N,).
-# NaN is where D or V is undefined; some D is above the mean of D.
+# D and V are NaN where they are undefined; at least one D exceeds the mean.
 BOUNDARY_RULES = {
     "first_above_mean": lambda d, mu, v, eta: eta[(d > mu).argmax(axis=1)],
     "argmax": lambda d, mu, v, eta: eta[np.nanargmax(d, axis=1)],
@@ -43,11 +43,11 @@ IMAGE_RULES: dict[str, Callable[[np.ndarray], float]] = {
     "mean": filters.threshold_mean,
     "percentile": lambda values: 0.35 * np.percentile(values, 90),  # Bae et al. 2020, "PaS"
 }
-LOWEST = -1e6  # share of the maximum: beyond it these rules would lose what is positive in rounding
+LOWEST = -1e6  # shares of the maximum are cut off here: further down, rounding would swallow what is positive
 RULES = ("fixed", *BOUNDARY_RULES, *IMAGE_RULES)
 
 
-def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID, boundary: str = "8-neighbours") -> Array:
+def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID, boundary: str = BOUNDARIES[0]) -> Array:
     """V: the mean of each map on the boundary of its mask, for every candidate threshold (Sec. 4.3).
 
     All components count, and the rims of holes. A vertex counts once for every time a contour turns there.
@@ -55,7 +55,7 @@ def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID, bounda
     Args:
         maps: (B, H, W).
         candidates: K thresholds, fractions of each map's maximum.
-        boundary: one of `BOUNDARIES`; "contour" takes the masks one by one, on the CPU.
+        boundary: one of `BOUNDARIES`; "contour" takes the masks one by one.
 
     Returns:
         (B, K), of maps divided by their maximum, hence in [0, 1]; NaN where the mask is empty.
@@ -65,16 +65,18 @@ def boundary_means(maps: Array, candidates: Sequence[float] = PAPER_GRID, bounda
     """
     one_of("boundary", boundary, BOUNDARIES)
     values = floating_maps(maps)
-    grid, order = torch.tensor([float(eta) for eta in candidates], dtype=values.dtype, device=values.device).sort()
-    peak = values.amax(dim=(1, 2))[:, None]  # (B, 1)
-    cuts = grid * peak  # (B, K), in the maps' dtype
+    grid = torch.tensor([float(eta) for eta in candidates], dtype=values.dtype, device=values.device)
+    images, cuts = numpy(values), numpy(grid * values.amax(dim=(1, 2))[:, None])  # (B, K), in the maps' dtype
     if boundary == "contour":
-        total, count = _over_vertices(values, peak, cuts)
+        total, count = _over_vertices(images, cuts)
     else:
-        over_pixels = _over_pixels_on_cpu if values.is_cpu else _over_pixels
-        total, count = over_pixels(values, peak, cuts, diagonals=boundary == "8-neighbours")
-    means = torch.where((count > 0) & (peak > 0), (total / count).clamp(max=1), torch.nan)[:, order.argsort()]
-    return like(maps, means.to(torch.promote_types(values.dtype, torch.float32)))
+        from wsol_utils.boxes import compiled  # here, because numba takes a moment to import
+
+        total, count = compiled.boundary_sums(images, cuts, boundary == "8-neighbours", torch.get_num_threads())
+    means = np.full(cuts.shape, np.nan)
+    np.divide(total, count, out=means, where=count > 0)
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return like(maps, torch.from_numpy(means.clip(max=1)).to(wide))
 
 
 def boundary_differences(means: Array) -> Array:
@@ -91,12 +93,9 @@ def boundary_differences(means: Array) -> Array:
 
 
 def select(
-    maps: Array,
-    rule: str = "first_above_mean",
-    candidates: Sequence[float] = PAPER_GRID,
-    boundary: str = "8-neighbours",
+    maps: Array, rule: str = "first_above_mean", candidates: Sequence[float] = PAPER_GRID, boundary: str = BOUNDARIES[0]
 ) -> Array:
-    """One threshold per map, chosen without ground truth (Sec. 4.3).
+    """Choose one threshold per map without ground truth (Sec. 4.3).
 
     Args:
         maps: (B, H, W).
@@ -116,79 +115,40 @@ def select(
 
 
 def select_all(
-    maps: Array,
-    rules: Sequence[str],
-    candidates: Sequence[float] = PAPER_GRID,
-    boundary: str = "8-neighbours",
+    maps: Array, rules: Sequence[str], candidates: Sequence[float] = PAPER_GRID, boundary: str = BOUNDARIES[0]
 ) -> dict[str, Array]:
-    """What `select` chooses by each of several rules; those of Sec. 4.3 share one computation of V."""
+    """Choose thresholds as `select` does, by each of several rules; those of Sec. 4.3 share one computation of V."""
     for rule in rules:
         one_of("threshold rule", rule, RULES)
     one_of("boundary", boundary, BOUNDARIES)
     values = floating_maps(maps)
-    means = boundary_means(values, candidates, boundary) if set(rules) & set(BOUNDARY_RULES) else None
+    wide = torch.promote_types(values.dtype, torch.float32)
+    means = boundary_means(values, candidates, boundary) if set(rules) & set(BOUNDARY_RULES) else values[:, 0]
     chosen: dict[str, Array] = {}
     for rule in rules:
         eta: Sequence[float] | np.ndarray
         if rule == "fixed":
             eta = [FIXED if peak > 0 else 0.0 for peak in values.amax(dim=(1, 2)).tolist()]
-        elif rule in IMAGE_RULES:
-            noise = 8 * torch.finfo(torch.promote_types(values.dtype, torch.float32)).eps  # of an upsampling
-            eta = [_by_histogram(image, IMAGE_RULES[rule], noise) for image in values.cpu().double().numpy()]
-        else:
-            assert means is not None
+        elif rule in BOUNDARY_RULES:
             eta = _by_boundary(means, rule, candidates)
-        dtype = torch.promote_types(values.dtype, torch.float32)
-        chosen[rule] = like(maps, torch.tensor(eta, dtype=dtype, device=values.device))
+        else:
+            noise = 8 * torch.finfo(wide).eps  # of an upsampling
+            eta = [_by_histogram(image, IMAGE_RULES[rule], noise) for image in values.cpu().double().numpy()]
+        chosen[rule] = like(maps, torch.tensor(eta, dtype=wide))
     return chosen
 
 
-def _over_pixels(values: Tensor, peak: Tensor, cuts: Tensor, diagonals: bool) -> tuple[Tensor, Tensor]:
-    """(B, K) ascending cuts -> (B, K) twice, the sum of the shares on the boundary and its pixels' number."""
-    # A pixel lies on the boundary from the first cut that reaches its lowest neighbour up to its own value:
-    # the pixel is above the cut, the neighbour is not. So every pixel adds its share to a run of candidates.
-    own, lowest = values.flatten(1), _lowest_neighbour(values, diagonals).flatten(1)  # (B, H·W)
-    start, stop = torch.searchsorted(cuts, lowest), torch.searchsorted(cuts, own)
-    total = _runs(start, stop, own.double() / peak, cuts.shape[1])
-    return total, _runs(start, stop, torch.ones_like(start), cuts.shape[1])
-
-
-def _over_pixels_on_cpu(values: Tensor, peak: Tensor, cuts: Tensor, diagonals: bool) -> tuple[Tensor, Tensor]:
-    """As `_over_pixels`, by a compiled loop."""
-    from wsol_utils.boxes import compiled  # here, because numba takes a moment to import
-
-    wide = torch.promote_types(values.dtype, torch.float32)  # numpy has no bfloat16
-    maps, levels, peaks = (tensor.to(wide).numpy() for tensor in (values, cuts, peak[:, 0]))
-    total, count = compiled.boundary_sums(maps, levels, peaks, diagonals, torch.get_num_threads())
-    return torch.from_numpy(total), torch.from_numpy(count)
-
-
-def _over_vertices(values: Tensor, peak: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, K) cuts -> (B, K) twice, the sum of the shares at the contours' vertices and their number."""
+def _over_vertices(maps: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(B, H, W), (B, K) -> (B, K) twice, the sum of the shares at the contours' vertices and their number."""
     total, count = np.zeros(cuts.shape), np.zeros(cuts.shape, dtype=np.int64)
-    shares = (values.cpu().double() / peak[:, :, None].cpu()).numpy()
-    for b, (image, share, levels) in enumerate(zip(values.cpu(), shares, cuts.cpu(), strict=True)):
-        for k, mask in enumerate((image > levels[:, None, None]).byte().numpy()):
-            contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    for b in np.flatnonzero(maps.max(axis=(1, 2)) > 0):
+        share = maps[b].astype(np.float64) / maps[b].max()
+        for k, cut in enumerate(cuts[b]):
+            contours, _ = cv2.findContours((maps[b] > cut).view(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
             if contours:
                 x, y = np.concatenate(contours).reshape(-1, 2).T
                 total[b, k], count[b, k] = share[y, x].sum(), len(x)
-    return torch.from_numpy(total).to(values.device), torch.from_numpy(count).to(values.device)
-
-
-def _lowest_neighbour(values: Tensor, diagonals: bool) -> Tensor:
-    """(B, H, W) -> (B, H, W), the least of each pixel and its 8 or 4 neighbours; -inf beyond the border."""
-    padded = torch.nn.functional.pad(values, (1, 1, 1, 1), value=-torch.inf)
-    row = torch.minimum(torch.minimum(padded[:, :, :-2], padded[:, :, 1:-1]), padded[:, :, 2:])
-    beside = row if diagonals else padded[:, :, 1:-1]  # of the rows above and below
-    return torch.minimum(torch.minimum(beside[:, :-2], row[:, 1:-1]), beside[:, 2:])
-
-
-def _runs(start: Tensor, stop: Tensor, amount: Tensor, length: int) -> Tensor:
-    """(B, N) runs [start, stop) of candidates -> (B, length), the sum of the amounts whose run covers each."""
-    steps = torch.zeros(len(start), length + 1, dtype=amount.dtype, device=amount.device)
-    steps.scatter_add_(1, start, amount).scatter_add_(1, stop, -amount)
-    return steps.cumsum(dim=1)[:, :length]
+    return total, count
 
 
 def _by_boundary(means: Tensor, rule: str, candidates: Sequence[float]) -> np.ndarray:

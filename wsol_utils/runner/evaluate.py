@@ -1,6 +1,5 @@
 """The command that evaluates score maps of any network, with wsolevaluation's metadata."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -21,32 +20,18 @@ WHOLE = ("max_box_acc", "max_box_acc_v2", "max_box_acc_v2_30", "max_box_acc_v2_5
 )
 @click.option("--protocol", default="paper", show_default=True, help="Or wsolevaluation, rethinkingcam.")
 @click.option("--rule", "rules", multiple=True, default=RULES, show_default=True, help="May be given several times.")
-@click.option("--eta", type=float, help="One row more: your own threshold, a share of the map's maximum, 0 to 1.")
-@click.option(
-    "--tune-on",
-    nargs=2,
-    metavar="MAPS METADATA",
-    help="One row more, `tuned`: the fixed threshold that is best on this other split.",
-)
 @click.option("--size", type=click.IntRange(min=1), default=224, show_default=True, help="Side of the network's input.")
-@click.option("--as-is", is_flag=True, help="Take maps in [0, 1] as they are: neither stretched nor divided.")
 @click.option("--predicted", help="File of predicted classes for Top-1, a line <image id>,<class> each.")
 @click.option("--masks", "mask_root", help="Folder of OpenImages' masks, or of CUB's segmentations, for PxAP.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="CSV file to write, at full precision.")
-@click.option(
-    "--boxes",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="CSV file to write: for each image and row the threshold, the box in pixels of the image, and its IoU.",
-)
 def evaluate(
-    maps: str, folder: str, corners: str, protocol: str, rules: tuple[str, ...], eta: float | None,
-    tune_on: tuple[str, str] | None, size: int, as_is: bool, predicted: str | None, mask_root: str | None,
-    out: Path | None, boxes: Path | None,
+    maps: str, folder: str, corners: str, protocol: str, rules: tuple[str, ...], size: int, predicted: str | None,
+    mask_root: str | None, out: Path | None,
 ) -> None:  # fmt: skip
     """Evaluate score maps of any network, in percent: a row for each threshold rule.
 
-    Every image of the metadata needs its map. Further maps and predictions are not used, and boxes beyond their
-    image's edge are clipped; both are counted on the standard error.
+    Every image of the metadata needs its map. Boxes beyond their image's edge are clipped, and counted on the standard
+    error.
     """
     import pandas as pd
 
@@ -55,24 +40,18 @@ def evaluate(
     from wsol_utils.scores.external import masks, score_maps
     from wsol_utils.scores.external.metadata import read_predicted
 
-    def say(text: str) -> None:
-        click.echo(text, err=True)
-
     try:
-        convention, own = protocols.get(protocol), {} if eta is None else {"eta": eta}
-        if as_is:
-            convention = replace(convention, normalization="none")
-        metadata = score_maps.read_metadata(folder, corners, say)
-        classes = read_predicted(predicted, metadata, say) if predicted else None
-        if tune_on:
-            other = score_maps.read_metadata(tune_on[1], corners, say)
-            own["tuned"] = score_maps.best_threshold(tune_on[0], other, convention, size, say)
+        convention = protocols.get(protocol)
+        metadata = score_maps.read_metadata(folder, corners)
+        if metadata.clipped:
+            click.echo(f"{folder}: boxes that leave their image, clipped to it: {metadata.clipped}", err=True)
+        classes = read_predicted(predicted, metadata) if predicted else None
         objects = None
         if mask_root and metadata.masks:
             objects = masks.of_openimages(metadata, mask_root, metadata.image_ids, size, convention)
         elif mask_root:
             objects = masks.of_cub(mask_root, pd.DataFrame({"image_id": metadata.image_ids}), size, convention)
-        table = score_maps.evaluate(maps, metadata, convention, rules, size, classes, objects, own, boxes, say)
+        table = score_maps.evaluate(maps, metadata, convention, rules, size, classes, objects)
         if out:
             handover.write_csv(table, out)
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Measure what every other reading of the paper costs where it is silent or ambiguous, one change at a time."""
+"""Measure what other readings of the paper cost where it is silent or ambiguous, one change at a time."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -44,12 +44,12 @@ RULE = "first_above_mean"
 def of_conventions(
     predictions: Predictions, map_kind: str, protocol: Protocol, known: evaluation.Found | None = None
 ) -> pd.DataFrame:
-    """What each convention costs on the same maps.
+    """Measure what each of `CONVENTIONS` costs on the same maps.
 
     Args:
         map_kind: which of the maps.
         protocol: what "as it stands" means; a change that it has already is left out.
-        known: of the maps as they stand, as for `figures`.
+        known: what `figures` takes, for the protocol as it stands.
 
     Returns:
         Columns reading, GT-known in percent with the fixed threshold 0.20, with Sec. 4.3's rule, with the best
@@ -60,7 +60,7 @@ def of_conventions(
         changed = replace(protocol, **change)
         if changed == protocol and change:
             continue
-        same_boxes = replace(changed, candidates=(), boundary="")  # what the rule looks at moves no other box
+        same_boxes = replace(changed, candidates=(), boundary="")  # these two matter to the rule of Sec. 4.3 alone
         if same_boxes not in bounds:
             bounds[same_boxes] = evaluation.bounds(predictions, map_kind, changed)
         found = {rule: chosen for rule, chosen in bounds[same_boxes].items() if not change or rule != RULE}
@@ -69,22 +69,18 @@ def of_conventions(
 
 
 def of_features(predictions: Predictions, protocol: Protocol) -> pd.DataFrame:
-    """The same for what a map is made of: P or S⊙P; Σ|w|G or |M_n|, which differ where features are signed.
+    """Measure the same for each of `FEATURES`: what a map is made of, P or S⊙P, after the last ReLU or before it.
 
-    Readings whose maps the predictions do not hold are left out: ResNet-50 adds the shortcut before its last ReLU.
-    A map of signed features may have no positive value; then it gives no box.
+    Σ|w|G and |M_n| differ where features are signed. A map of signed features may have no positive value; then it gives
+    no box. Readings whose maps the predictions do not hold are left out: ResNet-50 adds the shortcut before its last
+    ReLU.
     """
-    kinds = {reading: kind(*words) for reading, words in FEATURES.items()}
-    rows = [
-        {"reading": reading} | figures(predictions, name, protocol)
-        for reading, name in kinds.items()
-        if name in predictions.kinds
-    ]
-    return pd.DataFrame(rows)
+    held = {reading: kind(*words) for reading, words in FEATURES.items() if kind(*words) in predictions.kinds}
+    return pd.DataFrame([{"reading": reading} | figures(predictions, name, protocol) for reading, name in held.items()])
 
 
 def of_channels(predictions: Predictions, protocol: Protocol) -> pd.DataFrame:
-    """Fig. 2's evidence over a whole split: what the positive and the negative channels cover of the objects.
+    """Measure over a whole split what Fig. 2 shows of one image: which channels, positive or negative, see the object.
 
     Returns:
         For the strongest channel of either sign, and for M_p and |M_n|, means over the images in percent: the share
@@ -97,16 +93,14 @@ def of_channels(predictions: Predictions, protocol: Protocol) -> pd.DataFrame:
         "M_p, all positive channels": partial(of, "positive"),
         "|M_n|, all negative channels": lambda rows: np.abs(of("signed", rows) - of("positive", rows)),
     }
-    columns = ("box covered", "inside box", "box of image")
-    rows = []
-    for name, values in maps.items():
-        means = 100 * evaluation.coverage(predictions, values, protocol).mean(axis=0)
-        rows.append({"map": name, **dict(zip(columns, means, strict=True))})
-    return pd.DataFrame(rows)
+    means = [100 * evaluation.coverage(predictions, values, protocol).mean(axis=0) for values in maps.values()]
+    table = pd.DataFrame(means, columns=["box covered", "inside box", "box of image"])
+    table.insert(0, "map", list(maps))
+    return table
 
 
 def of_failures(found: evaluation.Found, protocol: Protocol) -> pd.DataFrame:
-    """Where a rule misses a box that another threshold of the same map would have found, and which way it errs.
+    """Count where a rule misses a box that another threshold of the same map would have found, and which way it errs.
 
     Args:
         found: for each rule the thresholds (N,) and IoU (N,), as of `evaluation.overlaps`; with "oracle".
@@ -117,10 +111,8 @@ def of_failures(found: evaluation.Found, protocol: Protocol) -> pd.DataFrame:
     """
     rows = []
     for rule, chosen in found.items():
-        shares = {
-            name: 100 * float(which.mean()) for name, which in _outcomes(chosen, found["oracle"], protocol).items()
-        }
-        rows.append({"threshold_rule": rule, **shares})
+        outcomes = _outcomes(chosen, found["oracle"], protocol)
+        rows.append({"threshold_rule": rule} | {name: 100 * float(hit.mean()) for name, hit in outcomes.items()})
     return pd.DataFrame(rows)
 
 
@@ -128,7 +120,7 @@ def of_levels(
     predictions: Predictions, name: str, protocol: Protocol,
     chosen: tuple[np.ndarray, np.ndarray], best: tuple[np.ndarray, np.ndarray],
 ) -> pd.DataFrame:  # fmt: skip
-    """What the maps look like where a rule hits, and where it errs to either side.
+    """Measure the level of the maps where a rule hits, and where it errs to either side.
 
     Args:
         chosen, best: thresholds (N,) and IoU (N,) of the rule and of the oracle.
@@ -157,7 +149,7 @@ def of_levels(
 def _outcomes(
     chosen: tuple[np.ndarray, np.ndarray], best: tuple[np.ndarray, np.ndarray], protocol: Protocol
 ) -> dict[str, np.ndarray]:
-    """Thresholds (N,) and IoU (N,) of a rule and of the oracle -> for each outcome the images that it befalls, (N,)."""
+    """Thresholds (N,) and IoU (N,) of a rule and of the oracle -> for each outcome which images have it, (N,) bool."""
     (eta, overlap), (best_eta, best_overlap) = chosen, best
     hit, within_reach = overlap >= protocol.iou, best_overlap >= protocol.iou
     return {
@@ -171,9 +163,9 @@ def _outcomes(
 def of_choe(
     predictions: Predictions, name: str, protocol: Protocol, masks: Iterable[np.ndarray] | None = None
 ) -> dict[str, float]:
-    """The scores of Choe et al. in percent: MaxBoxAcc with its threshold, MaxBoxAccV2, PxAP where there are masks.
+    """Compute the scores of Choe et al. in percent: MaxBoxAcc with its threshold, MaxBoxAccV2, PxAP with masks.
 
-    Last come the three parts of MaxBoxAccV2, `metrics.max_box_acc_v2_parts`.
+    Last come the three parts of MaxBoxAccV2, as of `metrics.max_box_acc_v2`.
 
     Args:
         name: which of the maps.
@@ -184,12 +176,12 @@ def of_choe(
     maps = evaluation.scores(predictions, name, protocol)
     pixels = np.nan if masks is None else metrics.pixel_average_precision(maps, masks)
     v2 = metrics.max_box_acc_v2(best)
-    whole = {"MaxBoxAcc": accuracy, "at τ": protocol.grid[k], "MaxBoxAccV2": v2, "PxAP": pixels}
-    return whole | metrics.max_box_acc_v2_parts(best)
+    mean = v2.pop("max_box_acc_v2")
+    return {"MaxBoxAcc": accuracy, "at τ": protocol.grid[k], "MaxBoxAccV2": mean, "PxAP": pixels} | v2
 
 
 def average(rows: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
-    """Mean over the seeds, rounded to be read: percent to a tenth, thresholds and levels to a hundredth."""
+    """Average over the seeds and round for a reader: percent to a tenth, thresholds and levels to a hundredth."""
     means = rows.drop(columns="seed").groupby(by, sort=False).mean()
     return means.round({name: 2 if "η" in name or "τ" in name or "level" in name else 1 for name in means})
 
@@ -201,7 +193,7 @@ def figures(
 
     Args:
         name: which of the maps.
-        known: what `evaluation.bounds` found of them, and the rule, where that is known already.
+        known: what `evaluation.bounds` gave for them, and `evaluation.overlaps` for the rule, where that is known.
     """
     found = known or evaluation.bounds(predictions, name, protocol)
     if RULE not in found:

@@ -15,25 +15,25 @@ from wsol_utils.scores import metrics
 from wsol_utils.scores.protocols import Protocol, frame_side
 
 CHUNK = 128  # maps that are upsampled at a time: 26 MB at 224×224
-LOOK_AT_BOXES = ("best_fixed", "oracle", "tuned")  # the last at those of another split
+LOOK_AT_BOXES = ("best_fixed", "oracle")
 NETWORK = ("seed", "method", "pooling")  # the columns of every table that tell one network from another
 
 Size = Sequence[int] | np.ndarray  # height, width
-Rules = Sequence[str] | Mapping[str, np.ndarray]  # `thresholds.RULES`, or thresholds (N,) of one's own by their names
+Rules = Sequence[str] | Mapping[str, np.ndarray]  # some of `thresholds.RULES`, or one's own thresholds (N,) by name
 Found = dict[str, tuple[np.ndarray, np.ndarray]]  # for each rule: thresholds (N,), and what they give
 
 
 def combinations(
     networks: Mapping[tuple, Predictions], recombinations: Sequence[str], features: str
 ) -> Iterator[tuple[dict[str, Any], Predictions, str]]:
-    """All that is compared, in the order of the tables: every network with every recombination of its maps.
+    """Go through all that is compared, in the order of the tables: every network, every recombination of its maps.
 
     Args:
-        networks: what each predicts, by its values of `NETWORK`.
-        recombinations, features: as of `predictions.recombined`.
+        networks: the predictions of each, by its values of `NETWORK`.
+        recombinations, features: as for `predictions.recombined`.
 
     Yields:
-        The values of `NETWORK` and the recombination by their columns, the predictions, and the kind of the maps.
+        The values of `NETWORK` and the recombination by column, the predictions, and the kind of the maps.
     """
     for network, predictions in networks.items():
         for recombination, kind in recombined(predictions, recombinations, features).items():
@@ -41,15 +41,15 @@ def combinations(
 
 
 def localize_maps(maps: np.ndarray, size: Size, protocol: Protocol, rules: Rules) -> tuple[np.ndarray, Found]:
-    """From maps to boxes: each map as the protocol normalises it, its threshold, the largest component's box.
+    """Normalise each map as the protocol does, choose its threshold, and find the largest component's box.
 
     Args:
         maps: (B, h, w), raw.
         size: height and width of the network's input.
 
     Returns:
-        (B, H', W') normalised maps; for each rule thresholds (B,) and boxes (B, 4) in the network's input frame, in the
-        protocol's convention: half-open, but that `clip` moves far corners to the last pixel.
+        (B, H', W') normalised maps; for each rule thresholds (B,) and boxes (B, 4) in the network's input frame,
+        half-open, but for far corners that the protocol's `clip` moves to the last pixel.
     """
     unit = _normalized(maps, size, protocol)
     graded = _graded(unit, protocol)
@@ -65,30 +65,29 @@ def localize_maps(maps: np.ndarray, size: Size, protocol: Protocol, rules: Rules
     return unit, {rule: (chosen[rule], _as_scored(box, shape, size, protocol)) for rule, box in found.items()}
 
 
-def prepared(maps: np.ndarray, size: Size, protocol: Protocol) -> Iterator[np.ndarray]:
-    """Maps as the protocol thresholds them, a chunk at a time.
+def prepared(maps: np.ndarray, size: Size, protocol: Protocol) -> np.ndarray:
+    """Prepare maps as the protocol thresholds them.
 
     Args:
-        maps: (N, H, W).
+        maps: (B, h, w), raw.
         size: height and width of the network's input.
         protocol: resolution, interpolation, normalisation and levels.
 
-    Yields:
-        (at most CHUNK, H', W'), whole numbers where the protocol has levels.
+    Returns:
+        (B, H', W'), whole numbers where the protocol has levels.
     """
-    for rows in chunks(len(maps)):
-        yield _graded(_normalized(maps[rows], size, protocol), protocol)
+    return _graded(_normalized(maps, size, protocol), protocol)
 
 
 def chunks(count: int) -> Iterator[slice]:
-    """Slices of at most CHUNK of that many images."""
+    """Cut that many images into slices of at most CHUNK."""
     return (slice(start, start + CHUNK) for start in range(0, count, CHUNK))
 
 
 def prepared_kind(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[np.ndarray]:
-    """`prepared` of the maps of one kind, which are read from their file a chunk at a time."""
-    for _, maps in _of_kind(predictions, kind):
-        yield from prepared(maps, predictions.size, protocol)
+    """Prepare all maps of one kind as `prepared` does, at most CHUNK at a time."""
+    for maps in _of_kind(predictions, kind):
+        yield prepared(maps, predictions.size, protocol)
 
 
 def truth(predictions: Predictions, protocol: Protocol) -> list[np.ndarray]:
@@ -100,7 +99,7 @@ def truth(predictions: Predictions, protocol: Protocol) -> list[np.ndarray]:
         pixel = frame / predictions.image_size  # (N, 2), of the original image, in the frame
         cut = np.tile(np.where(frame > side, side, np.inf), 2)  # boxes that the crop cut off end beyond that pixel
         true = [np.where(box < cut, box - [0, 0, *one], box) for box, one in zip(true, pixel, strict=True)]
-    if protocol.inclusive:  # float32: a corner 223.99999 is one at 224
+    if protocol.inclusive:  # 223.99999 is 224 in float32
         true = [np.floor(box.round(3)) for box in true]
     return [box.clip(0, np.tile(side - 1, 2)) for box in true] if protocol.last_pixel else true
 
@@ -119,12 +118,12 @@ def iou_on_grid(predictions: Predictions, kind: str, protocol: Protocol) -> np.n
         found = boxes.largest_boxes(chunk, protocol.grid, protocol.component)  # (n, K, 4)
         some = true[len(overlap) : len(overlap) + len(found)]
         scored = _as_scored(found, chunk.shape[1:], predictions.size, protocol)
-        overlap += list(metrics.best_iou_on_grid(scored, some, protocol.inclusive))
+        overlap += list(metrics.best_iou(scored, some, protocol.inclusive))
     return np.array(overlap)
 
 
 def iou_of_contours(predictions: Predictions, kind: str, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
-    """As `iou_on_grid` under a protocol that takes contours, together with what MaxBoxAccV2 counts.
+    """IoU as of `iou_on_grid`, under a protocol that takes contours, and what MaxBoxAccV2 counts.
 
     Returns:
         (N, K) of the largest contour's box, and (N, K) of the best box among all contours of the mask.
@@ -143,16 +142,15 @@ def iou_of_contours(predictions: Predictions, kind: str, protocol: Protocol) -> 
     return largest, best
 
 
-def localize(predictions: Predictions, kind: str, protocol: Protocol, rules: Rules) -> Found:
-    """`localize_maps` of all maps of one kind: the threshold of each, and the box that it gives.
+def localize(predictions: Predictions, kind: str, protocol: Protocol, rules: Sequence[str]) -> Found:
+    """Localise in all maps of one kind, as `localize_maps` does.
 
     Returns:
         For each rule: (N,) thresholds, (N, 4) boxes.
     """
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for rows, maps in _of_kind(predictions, kind):
-        some = {name: eta[rows] for name, eta in rules.items()} if isinstance(rules, Mapping) else rules
-        for rule, found in localize_maps(maps, predictions.size, protocol, some)[1].items():
+    for maps in _of_kind(predictions, kind):
+        for rule, found in localize_maps(maps, predictions.size, protocol, rules)[1].items():
             parts.setdefault(rule, []).append(found)
     return {
         rule: (np.concatenate([eta for eta, _ in several]), np.concatenate([box for _, box in several]))
@@ -160,19 +158,19 @@ def localize(predictions: Predictions, kind: str, protocol: Protocol, rules: Rul
     }
 
 
-def overlaps(predictions: Predictions, kind: str, protocol: Protocol, rules: Rules) -> Found:
-    """As `localize`, but in place of each box its IoU with the nearest true box, (N,)."""
+def overlaps(predictions: Predictions, kind: str, protocol: Protocol, rules: Sequence[str]) -> Found:
+    """Localise as `localize` does, and give each box's IoU with the nearest true box, (N,), in its place."""
     true, localized = truth(predictions, protocol), localize(predictions, kind, protocol, rules)
     return {rule: (eta, metrics.best_iou(found, true, protocol.inclusive)) for rule, (eta, found) in localized.items()}
 
 
 def bounds(predictions: Predictions, kind: str, protocol: Protocol) -> Found:
-    """`on_grid` of the maps of one kind."""
+    """`on_grid` for the maps of one kind."""
     return on_grid(iou_on_grid(predictions, kind, protocol), protocol)
 
 
 def on_grid(overlap: np.ndarray, protocol: Protocol) -> Found:
-    """Three ways to a threshold on the grid: the fixed one, and two that look at the true boxes.
+    """Choose thresholds on the grid in three ways: the fixed one, and two that look at the true boxes.
 
     Args:
         overlap: (N, K), from `iou_on_grid`.
@@ -191,12 +189,12 @@ def on_grid(overlap: np.ndarray, protocol: Protocol) -> Found:
 
 
 def rows(predictions: Predictions, found: Found, protocol: Protocol) -> list[dict]:
-    """A row of metrics for each rule of `overlaps` or `on_grid`, compared with `fixed` on the same images.
+    """Compute a row of metrics for each rule of `overlaps` or `on_grid`, and compare it with `fixed`.
 
     Returns:
-        threshold_rule, threshold and threshold_sd (mean and deviation of those chosen), uses_ground_truth, `p_value`:
-        McNemar's against `fixed`, empty without it; n_images, top1_cls, top1_loc, gt_known, gt_known_low,
-        gt_known_high (percent, 95 % interval); and of each image, (N,), `iou` and `class_is_right`.
+        threshold_rule, threshold and threshold_sd (mean and deviation of those chosen), uses_ground_truth; p_value,
+        McNemar's against `fixed`, where that is among the rules; n_images, top1_cls, top1_loc, gt_known, gt_known_low,
+        gt_known_high (percent, 95 % interval); and for each image, (N,), iou and class_is_right.
     """
     listed, right = [], np.asarray(predictions.predicted == predictions.label)
     for rule, (eta, overlap) in found.items():
@@ -213,21 +211,20 @@ def rows(predictions: Predictions, found: Found, protocol: Protocol) -> list[dic
 
 
 def coverage(predictions: Predictions, maps: Callable[[slice], np.ndarray], protocol: Protocol) -> np.ndarray:
-    """How much of the true boxes maps cover above `thresholds.FIXED` of their maximum (Fig. 2, as a figure).
+    """Measure how much of the true boxes maps cover above `thresholds.FIXED` of their maximum (Fig. 2 in figures).
 
     Args:
         predictions: for the true boxes.
-        maps: gives those of some rows, (n, H, W), not negative.
+        maps: from rows to their maps (n, H, W), not negative.
 
     Returns:
         (N, 3): the share of the boxes' area that is covered, the share of the covered area inside them, and the
-        share of the image that they take: what a map covering all of it, or none in particular, would score.
+        share of the image that they take, which is the second share of a map that covers everything, or anything.
     """
     true, listed = predictions.true_boxes(), list[list[float]]()
     protocol = replace(protocol, resolution="input", levels=0)
     for rows in chunks(len(true)):
-        [chunk] = prepared(maps(rows), predictions.size, protocol)
-        for image in chunk:
+        for image in prepared(maps(rows), predictions.size, protocol):
             inside = inside_boxes(true[len(listed)], image.shape)
             covered = image > thresholds.FIXED * image.max()
             both = np.count_nonzero(covered & inside)
@@ -236,7 +233,7 @@ def coverage(predictions: Predictions, maps: Callable[[slice], np.ndarray], prot
 
 
 def inside_boxes(found: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(n, 4) half-open boxes -> (H, W) bool of that shape, the pixels inside any of them; corners are rounded."""
+    """Mark the pixels inside any of (n, 4) half-open boxes, whose corners are rounded: (H, W) bool of that shape."""
     inside = np.zeros(shape, dtype=bool)
     for x0, y0, x1, y1 in np.rint(found).astype(int):
         inside[y0:y1, x0:x1] = True
@@ -244,27 +241,27 @@ def inside_boxes(found: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def scores(predictions: Predictions, kind: str, protocol: Protocol) -> Iterator[np.ndarray]:
-    """Maps (H, W) in [0, 1] in the network's input frame, one at a time; below 0 is below every threshold."""
+    """Give maps (H, W) in the network's input frame, one at a time, for PxAP: in [0, 1], negative scores as 0."""
     for chunk in prepared_kind(predictions, kind, replace(protocol, resolution="input", levels=0)):
         yield from chunk.clip(min=0)
 
 
-def _of_kind(predictions: Predictions, kind: str) -> Iterator[tuple[slice, np.ndarray]]:
-    """The maps of one kind, which are read from their file a chunk at a time, with their rows."""
+def _of_kind(predictions: Predictions, kind: str) -> Iterator[np.ndarray]:
+    """Read the maps of one kind a chunk at a time."""
     several = list(chunks(len(predictions.image_id)))
     for rows in watched(several, len(several), kind, f"{CHUNK} maps"):
-        yield rows, predictions.maps(kind, rows)
+        yield predictions.maps(kind, rows)
 
 
 def _normalized(maps: np.ndarray, size: Size, protocol: Protocol) -> np.ndarray:
     """(n, h, w) raw maps -> (n, H', W') at the protocol's resolution, with 1 as their maximum."""
     if protocol.resolution == "input":
         maps = cam.upsample(maps, (int(size[0]), int(size[1])), protocol.interpolation)
-    return maps.clip(0, 1) if protocol.normalization == "none" else cam.normalize(maps, protocol.normalization)
+    return cam.normalize(maps, protocol.normalization)
 
 
 def _graded(chunk: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """(n, H, W) normalised maps, in whole levels where the protocol has them: uint8 cuts off."""
+    """(n, H, W) normalised maps, in whole levels where the protocol has them, cut off as uint8 does."""
     # a whole number exceeds int(η · max) exactly where it exceeds η · max
     return np.floor(protocol.levels * chunk.astype(np.float64)) if protocol.levels else chunk
 

@@ -13,6 +13,8 @@ from scipy import stats
 from wsol_utils.common.checks import Array, like, numpy
 
 V2_IOUS = (0.3, 0.5, 0.7)  # of MaxBoxAccV2
+BINS = 1000  # of PxAP, below 1
+TAIL = (1 - 0.95) / 2  # on either side of a 95 % interval
 
 
 def iou(box: Array, others: Array, inclusive: bool = False) -> np.ndarray:
@@ -39,39 +41,22 @@ def best_iou(boxes: Array, ground_truth: Sequence, inclusive: bool = False) -> A
     """IoU of each predicted box with the nearest of its image's boxes (ILSVRC: a hit on any counts).
 
     Args:
-        boxes: (N, 4).
+        boxes: (N, 4), or (N, K, 4), one for each of K thresholds.
         ground_truth: N lists of boxes in the same frame; a list may be empty.
         inclusive: the convention of the corners, as in `iou`.
 
     Returns:
-        (N,) float64, 0 where an image has no box.
+        (N,) or (N, K) float64, 0 where an image has no box.
 
     Raises:
         ValueError: if the lengths differ.
     """
-    return like(boxes, torch.from_numpy(best_iou_on_grid(numpy(boxes)[:, None], ground_truth, inclusive)[:, 0]))
-
-
-def best_iou_on_grid(boxes: Array, ground_truth: Sequence, inclusive: bool = False) -> Array:
-    """`best_iou` for K boxes of each image, one for every threshold.
-
-    Args:
-        boxes: (N, K, 4); the rest as in `best_iou`.
-
-    Returns:
-        (N, K) float64.
-
-    Raises:
-        ValueError: if the lengths differ, or the boxes are not (N, K, 4).
-    """
     predicted = numpy(boxes)
     if len(predicted) != len(ground_truth):
         raise ValueError(f"{len(predicted)} boxes, but ground truth for {len(ground_truth)} images")
-    if predicted.shape[2:] != (4,):
-        raise ValueError(f"boxes must be (N, K, 4), got {predicted.shape}")
-    best = np.zeros(predicted.shape[:2])
-    for row, image_boxes, others in zip(best, predicted, ground_truth, strict=True):
-        row[:] = iou(image_boxes, others, inclusive).max(axis=1, initial=0)
+    best = np.zeros(predicted.shape[:-1])
+    for i, (found, others) in enumerate(zip(predicted, ground_truth, strict=True)):
+        best[i] = iou(found, others, inclusive).max(axis=-1, initial=0)
     return like(boxes, torch.from_numpy(best))
 
 
@@ -98,14 +83,13 @@ def localization(best_iou: Array, predicted: Array, labels: Array, iou: float = 
     return {name: 100 * float(hits.mean()) for name, hits in rates.items()}
 
 
-def interval(percent: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The bootstrap percentile interval of a share of n images, in percent, without drawing a number.
+def interval(percent: float, n: int) -> tuple[float, float]:
+    """The 95 % bootstrap percentile interval of a share of n images, in percent, without drawing a number.
 
-    The mean of n zero-one values drawn again with replacement is Binomial(n, p) / n, so the
-    quantiles of the bootstrap distribution are known exactly.
+    The mean of n zero-one values drawn again with replacement is Binomial(n, p) / n, so the quantiles of the bootstrap
+    distribution are known exactly.
     """
-    tail = (1 - confidence) / 2
-    low, high = stats.binom.ppf([tail, 1 - tail], n, percent / 100) / n
+    low, high = stats.binom.ppf([TAIL, 1 - TAIL], n, percent / 100) / n
     return 100 * float(low), 100 * float(high)
 
 
@@ -129,50 +113,42 @@ def max_box_acc(overlap: Array, iou: float = 0.5) -> tuple[float, int]:
     return 100 * float(shares.max()), int(shares.argmax())
 
 
-def max_box_acc_v2(overlap: Array, ious: Sequence[float] = V2_IOUS) -> float:
-    """MaxBoxAccV2 (Choe et al. 2020): the mean of MaxBoxAcc over several IoU, each at its own best threshold.
+def max_box_acc_v2(overlap: Array) -> dict[str, float]:
+    """MaxBoxAccV2 (Choe et al. 2020): the mean of MaxBoxAcc at IoU 0.3, 0.5 and 0.7, each at its own best threshold.
 
     Args:
         overlap: (N, K), at each threshold the best IoU over the boxes of all contours of the mask, where
             MaxBoxAcc takes the largest alone.
-        ious: what counts as a hit, in turn.
 
     Returns:
-        Percent; errors are those of `max_box_acc`.
+        max_box_acc_v2, and its parts max_box_acc_v2_30, _50 and _70, in percent; errors are those of `max_box_acc`.
     """
-    return float(np.mean([max_box_acc(overlap, iou)[0] for iou in ious]))
+    parts = {f"max_box_acc_v2_{round(100 * iou)}": max_box_acc(overlap, iou)[0] for iou in V2_IOUS}
+    return {"max_box_acc_v2": float(np.mean(list(parts.values())))} | parts
 
 
-def max_box_acc_v2_parts(overlap: Array) -> dict[str, float]:
-    """`max_box_acc_v2` at each of its IoU: max_box_acc_v2_30, max_box_acc_v2_50 and max_box_acc_v2_70, in percent."""
-    return {f"max_box_acc_v2_{round(100 * iou)}": max_box_acc_v2(overlap, [iou]) for iou in V2_IOUS}
-
-
-def pixel_average_precision(maps: Iterable[Array], masks: Iterable[Array], steps: int = 1000) -> float:
+def pixel_average_precision(maps: Iterable[Array], masks: Iterable[Array]) -> float:
     """PxAP (Choe et al. 2020): the area under the precision-recall curve over the pixels of all images.
 
-    Scores are counted in bins, one image at a time: [0, 1/steps), ..., [1 - 1/steps, 1), and one for
-    exactly 1. From the highest bin down, each adds the precision reached times the recall it gains.
+    Scores are counted in bins, one image at a time: [0, 0.001), ..., [0.999, 1), and one for exactly 1. From the
+    highest bin down, each adds the precision reached times the recall it gains.
 
     Args:
         maps: of (H, W) each, scores in [0, 1].
         masks: one (H, W) for each map: 1 on the object, 0 beside it; any other value (255) is ignored.
-        steps: bins below 1.
 
     Returns:
         Percent.
 
     Raises:
-        ValueError: if maps and masks differ in number or shape, a score is not in [0, 1] or not finite, or
-            no mask has an object pixel.
+        ValueError: if there are not as many masks as maps, a score is not in [0, 1] or not finite, or no mask has an
+            object pixel.
     """
-    edges = np.append(np.arange(steps + 1) / steps, 2)
-    counts = np.zeros((2, steps + 1), dtype=np.int64)  # background, object
-    for index, (scores, mask) in enumerate((numpy(m), numpy(n)) for m, n in zip(maps, masks, strict=True)):
-        if scores.shape != mask.shape:
-            raise ValueError(f"map {index} is {scores.shape}, but its mask {mask.shape}")
+    edges = np.append(np.arange(BINS + 1) / BINS, 2)
+    counts = np.zeros((2, BINS + 1), dtype=np.int64)  # background, object
+    for scores, mask in zip(map(numpy, maps), map(numpy, masks), strict=True):
         if not ((scores >= 0) & (scores <= 1)).all():  # NaN neither
-            raise ValueError(f"map {index} has scores that are not finite or not in [0, 1]")
+            raise ValueError("a map has scores that are not finite or not in [0, 1]: normalise it first")
         counts += [np.histogram(scores[mask == kind], edges)[0] for kind in (0, 1)]
     fp, tp = counts[:, ::-1].cumsum(axis=1)  # from the highest score down
     if not tp[-1]:
@@ -202,17 +178,16 @@ def mcnemar(a: Array, b: Array) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def paired_interval(differences: Array | Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean of paired differences: of two methods over S seeds, or on N images each.
+def paired_interval(differences: Array | Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % t interval of the mean of paired differences: of two methods over S seeds, or on N images each.
 
-    Seeds and images are both taken as drawn by chance: the variance of the mean is that of the seeds' means over S
-    plus that of the images' means over N (what neither explains is counted twice: wide rather than narrow), and t is
-    the mean of both parts' own, each by its share (Cochran). What there is only one of adds nothing: the interval does
-    not speak of another one.
+    Seeds and images both count as drawn by chance. The variance of the mean is that of the seeds' means over S plus
+    that of the images' means over N. What neither explains is counted twice: the interval is wide rather than narrow.
+    Its t is the mean of the t of both parts, weighted by their shares of the variance (Cochran). A single seed, or a
+    single image, adds nothing: the interval then says nothing about another one.
 
     Args:
         differences: (S,), one for each seed, or (S, N), one for each seed and image; in any unit.
-        confidence: how often such an interval holds the true mean, if means are normal.
 
     Returns:
         Low and high in the same unit, both NaN for fewer than two differences.
@@ -223,7 +198,7 @@ def paired_interval(differences: Array | Sequence[float], confidence: float = 0.
         return np.nan, np.nan
     means = [m for m in (values.mean(axis=1), values.mean(axis=0)) if len(m) > 1]
     parts = np.array([m.var(ddof=1) / len(m) for m in means])
-    t = stats.t.ppf((1 + confidence) / 2, [len(m) - 1 for m in means])
+    t = stats.t.ppf(1 - TAIL, [len(m) - 1 for m in means])
     reach = (t * parts).sum() / np.sqrt(parts.sum()) if parts.any() else 0.0
     return float(values.mean() - reach), float(values.mean() + reach)
 

@@ -15,8 +15,7 @@ class Protocol:
     Attributes:
         frame: side of the resized image as a multiple of the network's input, which is its centre; 1: no crop.
         interpolation: "bilinear" or "bicubic", how maps are upsampled.
-        normalization: "max" or "minmax", how `cam.normalize` scales a map before it is thresholded; or "none", for
-            maps in [0, 1] that are taken as they are.
+        normalization: "max" or "minmax", how `cam.normalize` scales a map before it is thresholded.
         resolution: "input", maps are upsampled to the network's input, or "map".
         levels: 0, maps are compared as they are, map > η · max; or 255: uint8(255 · map) > int(η · max of that).
         component: "pixels", the largest 8-connected component by pixel count; or "contour", by the area that
@@ -24,9 +23,9 @@ class Protocol:
         clip: whether x + width and y + height are clipped to the last pixel's index.
         empty: the box of an empty mask: "none", (0, 0, 0, 0), or "image".
         inclusive: whether IoU takes corners as first and last pixel (+1), with true corners cut to integers.
-        last_pixel: whether the true boxes' far corners are the last pixel of the original image inside them, and
-            at most the input's last, whatever their file names; else `inclusive` takes the corners of the file as
-            they stand, as wsolevaluation does: x + width of CUB, the last pixel of ILSVRC.
+        last_pixel: whether true boxes end at the last pixel of the original image that they hold, and at the input's
+            last pixel at most, whatever their file names. Else `inclusive` takes the corners as the file has them, as
+            wsolevaluation does: x + width of CUB, the last pixel of ILSVRC.
         boundary: the mask's boundary in Sec. 4.3, one of `thresholds.BOUNDARIES`.
         candidates: the thresholds that the rule of Sec. 4.3 chooses from, fractions of the maximum.
         grid: the thresholds at which boxes are scored, for curves, the best fixed one and the oracle.
@@ -71,7 +70,7 @@ PROTOCOLS = {
 
 
 def get(name: str) -> Protocol:
-    """The protocol of that name.
+    """Return the protocol of that name.
 
     Raises:
         ValueError: if the name is unknown.
@@ -81,26 +80,21 @@ def get(name: str) -> Protocol:
 
 
 def for_last_pixels(protocol: Protocol) -> Protocol:
-    """The protocol for half-open boxes made of a file that names the last pixel: if it is inclusive, it gets that back.
+    """Return the protocol for half-open boxes that were made from a file of last pixels, such as ILSVRC's.
 
-    So wsolevaluation scores the corners that stand in ILSVRC's files, and "paper" the area that they stand for.
+    An inclusive protocol gets the last pixels back: wsolevaluation scores the corners that are in the file, and "paper"
+    the area that they enclose.
     """
     return replace(protocol, last_pixel=protocol.last_pixel or protocol.inclusive)
 
 
 def frame_side(side: int, protocol: Protocol) -> int:
-    """Pixels of the resized image whose centre, `side` pixels wide, is the network's input; the margin is whole."""
+    """Side of the resized image whose centre is the network's input of `side` pixels; its margins are whole pixels."""
     return side + 2 * round(side * (protocol.frame - 1) / 2)
 
 
-def from_input(boxes: np.ndarray, image_size: np.ndarray, side: int, protocol: Protocol) -> np.ndarray:
-    """The way back from `to_input`, of a box (4,) float64 or of many (..., 4), each with its image's size (..., 2)."""
-    frame = frame_side(side, protocol)
-    return (np.asarray(boxes, dtype=np.float64) + (frame - side) // 2) * np.tile(image_size, 2) / frame
-
-
 def to_input(boxes: np.ndarray, image_size: tuple[int, int], side: int, protocol: Protocol) -> np.ndarray:
-    """Boxes of an original image, in the network's square input: scaled, shifted by the crop, clipped.
+    """Move boxes of an original image to the network's square input: scale, shift by the crop, clip.
 
     Args:
         boxes: (M, 4) pixels of the original image.

@@ -1,6 +1,6 @@
-"""Summarise several training runs: mean and deviation, and what a step changes, paired by seed and image."""
+"""Summarise several training runs: mean, deviation, and what each step changes, paired by seed and image."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 
 import numpy as np
@@ -8,12 +8,12 @@ import pandas as pd
 
 from wsol_utils.scores.metrics import paired_interval
 
-# What tells one combination from another in metrics.csv, as far as the file has it; its rows differ in the seed alone.
+# The columns of metrics.csv that tell one combination from another; the rows of one differ in the seed alone.
 IDENTITY = [
     "dataset", "profile", "backbone", "weights", "method", "pooling", "temperature", "features", "recombination",
     "normalization", "resolution", "interpolation", "component", "boundary", "candidates", "protocol", "threshold_rule",
 ]  # fmt: skip
-FIGURES = ["top1_cls", "top1_loc", "gt_known"]
+FIGURES = ["top1_cls", "top1_loc", "gt_known"]  # in percent
 
 Change = Mapping[str, tuple]
 
@@ -63,22 +63,15 @@ def over_seeds(metrics: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(n_seeds=("seed", "size"), **columns, threshold_mean=("threshold", "mean")).reset_index()
 
 
-def paired_differences(
-    metrics: pd.DataFrame,
-    pairs: Mapping[str, Change] = CHANGES,
-    figures: Sequence[str] = ("gt_known", "top1_loc", "top1_cls"),
-    outcomes: Mapping[str, np.ndarray] | None = None,
-) -> pd.DataFrame:
-    """What each step changes, wherever both of its ends were measured with the same seeds.
+def paired_differences(metrics: pd.DataFrame, outcomes: Mapping[str, np.ndarray] | None = None) -> pd.DataFrame:
+    """What each of `CHANGES` changes, wherever both of its ends were measured with the same seeds.
 
     The difference is taken within each seed, and where they are known within each image, then its mean: what makes
     a seed or an image easy or hard for both ends drops out.
 
     Args:
         metrics: rows of metrics.csv; figures in percent.
-        pairs: for each step, the columns that it changes, from and to.
-        figures: columns of metrics.
-        outcomes: for each figure, (rows of metrics, N images) bool, whether it was met.
+        outcomes: for each of `FIGURES`, (rows of metrics, N images) bool, whether it was met.
 
     Returns:
         A row for each step, combination and figure: step; `IDENTITY`, where a changed column reads "gap → wgap"
@@ -89,16 +82,19 @@ def paired_differences(
         NaN, and the interval is over the images alone; without outcomes over the seeds alone, NaN for one.
 
     Raises:
-        ValueError: if a combination has two rows for one seed, a step changes a column not in `IDENTITY`, or outcomes
-            have other rows than metrics.
+        ValueError: if a combination has two rows for one seed, or outcomes have other rows than metrics.
     """
     if any(len(met) != len(metrics) for met in (outcomes or {}).values()):
         raise ValueError(f"outcomes need a row for each of the {len(metrics)} of metrics")
-    rows = []
-    for step, change in pairs.items():
+    rows, identity = [], _identity(metrics)
+    runs = metrics.assign(
+        row=range(len(metrics)), n_runs=metrics.groupby(identity, dropna=False)["seed"].transform("size")
+    )
+    for step, change in CHANGES.items():
         arrows = {column: f"{a} → {b}" for column, (a, b) in change.items()}
-        for key, both, left_out in _paired(metrics, change):
-            for figure in figures:
+        for key, both in _paired(runs, identity, change):
+            left_out = both["n_runs_a"].iloc[0] + both["n_runs_b"].iloc[0] - 2 * len(both)
+            for figure in reversed(FIGURES):
                 before, after = both[f"{figure}_a"], both[f"{figure}_b"]
                 gain = after - before  # (n_seeds,)
                 gains = gain.to_numpy()
@@ -112,27 +108,20 @@ def paired_differences(
                     | {"difference": gain.mean(), "std": gain.std(), "low": low, "high": high}
                 )
     numbers = ["n_seeds", "left_out", "n_images", "from", "to", "difference", "std", "low", "high"]
-    return pd.DataFrame(rows, columns=["step", *_identity(metrics), "figure", *numbers])
+    return pd.DataFrame(rows, columns=["step", *identity, "figure", *numbers])
 
 
-def _paired(metrics: pd.DataFrame, change: Change) -> Iterator[tuple[dict, pd.DataFrame, int]]:
-    """For each combination with both ends: what they share, a row for each common seed, the number left out."""
-    identity = _identity(metrics)
-    if unknown := set(change) - set(identity):
-        raise ValueError(f"a step changes {', '.join(sorted(unknown))}, but the columns are {', '.join(identity)}")
-    runs = metrics.assign(
-        row=range(len(metrics)), n_runs=metrics.groupby(identity, dropna=False)["seed"].transform("size")
-    )
+def _paired(runs: pd.DataFrame, identity: list[str], change: Change) -> Iterator[tuple[dict, pd.DataFrame]]:
+    """For each combination with both ends: what they share, and a row for each common seed."""
     a, b = (runs[(runs[list(change)] == list(end)).all(axis=1)] for end in zip(*change.values(), strict=True))
     shared = [column for column in identity if column not in change and column != "temperature"]
     both = a.merge(b, on=[*shared, "seed"], suffixes=("_a", "_b"))
-    if "temperature" in identity and "temperature" not in change:  # GAP has none: it goes with every WGAP
+    if "temperature" in identity:  # GAP has none: it goes with every WGAP
         before, after = both["temperature_a"], both["temperature_b"]
         both = both.assign(temperature=after.fillna(before))[before.isna() | after.isna() | (before == after)]
         shared.append("temperature")
     for key, rows in both.groupby(shared, dropna=False, sort=False):
-        left_out = rows["n_runs_a"].iloc[0] + rows["n_runs_b"].iloc[0] - 2 * len(rows)
-        yield dict(zip(shared, key, strict=True)), rows, left_out
+        yield dict(zip(shared, key, strict=True)), rows
 
 
 def _identity(metrics: pd.DataFrame) -> list[str]:

@@ -1,4 +1,4 @@
-"""Masks of the objects, for PxAP (Choe et al. 2020): what the network sees, 1 object, 0 background, 255 ignored."""
+"""Masks of the objects in the network's input, for PxAP (Choe et al. 2020): 1 object, 0 background, 255 ignored."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import pandas as pd
 
 from wsol_utils.data.images import eight_bits, opened
 from wsol_utils.data.layouts import failure
-from wsol_utils.scores.external.metadata import Metadata, on_disk
+from wsol_utils.scores.external.metadata import Metadata
 from wsol_utils.scores.protocols import PROTOCOLS, Protocol, frame_side
 
 
@@ -21,7 +21,7 @@ def of_openimages(
     size: int = 224,
     protocol: Protocol = PROTOCOLS["wsolevaluation"],
 ) -> Iterator[np.ndarray]:
-    """The union of an image's objects; its ignored regions count where no object is.
+    """Join the masks of each image's objects; ignored regions count where no object is.
 
     Args:
         metadata: with masks, paths below `mask_root`.
@@ -46,11 +46,11 @@ def of_openimages(
 def of_cub(
     root: str | os.PathLike, table: pd.DataFrame, size: int = 224, protocol: Protocol = PROTOCOLS["wsolevaluation"]
 ) -> Iterator[np.ndarray]:
-    """The pixels that at least half of CUB-200-2011's annotators marked; nothing is ignored.
+    """Read the pixels that at least half of CUB-200-2011's annotators marked; nothing is ignored.
 
     Args:
-        root: the folder with images.txt. The archive of segmentations unpacks to a folder `segmentations`, inside it
-            or beside it, with a file for each image in the folder of its class.
+        root: the folder with images.txt. The folder `segmentations`, which its archive unpacks to, lies inside it or
+            beside it, and holds a file for each image in the folder of its class.
         table: for image_id, the path below images/.
         size, protocol: as in `of_openimages`.
 
@@ -65,7 +65,7 @@ def of_cub(
 
 
 def available(root: str | os.PathLike, table: pd.DataFrame) -> bool:
-    """Whether there are segmentations, of one image of the table at least; `root` as in `of_cub`."""
+    """Return whether at least one image of the table has a segmentation; `root` as in `of_cub`."""
     return any((_folder(Path(root)) / path).is_file() for path in _segmentations(table))
 
 
@@ -82,16 +82,12 @@ def _grey(root: Path, name: str, size: int, protocol: Protocol) -> np.ndarray:
     """(size, size) uint8: resized by nearest neighbour, as wsolevaluation does, and cropped as the protocol does."""
     remedy = "unpack the masks again, or name the folder that holds them"
     try:
-        file = on_disk(root, name)
-    except ValueError as error:
-        raise failure(root, name, str(error), remedy) from error
-    if not os.path.isfile(file):
-        raise failure(root, name, "no such file", remedy)
-    try:
-        with opened(file) as image:
+        with opened(root / name) as image:
             grey = np.asarray(eight_bits(image).convert("L"))
+    except FileNotFoundError as error:
+        raise failure(root, name, "no such file", remedy) from error
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise failure(root, name, f"a mask that does not decode ({error})", "unpack the masks again") from error
+        raise failure(root, name, f"a mask that does not decode ({error})", remedy) from error
     frame = frame_side(size, protocol)
     margin = (frame - size) // 2
     resized = cv2.resize(grey, (frame, frame), interpolation=cv2.INTER_NEAREST)
