@@ -19,7 +19,7 @@ _FOLDERS = {
     "scores.external": "masks metadata score_maps",
     "figures": "plots reference tables",
     "experiment": "experiments handover parameters preparation profiles stages",
-    "runner": "comparison evaluate execute keep maintenance manifest pages record report verify",
+    "runner": "commands execute keep manifest record report verify",
     "own_pictures": "command explorer locate networks",
     "benchmarks": "kernels throughput",
 }
@@ -51,17 +51,6 @@ if TYPE_CHECKING:  # the same for editors and mypy
     from wsol_utils.maps import cam, extract, predictions
     from wsol_utils.network import checkpoints, method, models, pooling, processes, recipe, training, weights
     from wsol_utils.own_pictures import command, explorer, locate, networks
-    from wsol_utils.runner import (
-        comparison,
-        evaluate,
-        execute,
-        keep,
-        maintenance,
-        manifest,
-        pages,
-        record,
-        report,
-        verify,
-    )
+    from wsol_utils.runner import commands, execute, keep, manifest, record, report, verify
     from wsol_utils.scores import ablations, evaluation, metrics, protocols, statistics
     from wsol_utils.scores.external import masks, metadata, score_maps

@@ -61,10 +61,10 @@ class Run(NamedTuple):
 
 SEARCHES = {
     "cub": Search(
-        "cub", "--epochs 6 --multipliers 1,0.3,0.1 --rates gap=10,40,160 --rates wgap=25,100,400"
+        "cub", "-p epochs 6 --multipliers 1,0.3,0.1 --rates gap=10,40,160 --rates wgap=25,100,400"
         " --rates wgap_sum=10,40,160", 32,
     ),
-    "tiny_imagenet": Search("tiny_imagenet", "--epochs 1 --rates gap=2.5,10,40,160 --rates wgap=2.5,10,40,160", 20),
+    "tiny_imagenet": Search("tiny_imagenet", "-p epochs 1 --rates gap=2.5,10,40,160 --rates wgap=2.5,10,40,160", 20),
 }  # fmt: skip
 # GAP and WGAP at one rate of the network, that which the search gave to either, each with the head's rate that was best
 # there: a search may give them different ones, and a slowly tuned network localises differently.
@@ -84,7 +84,7 @@ if GPU:  # the paper's own backbone, with the pre-training that Tiny-ImageNet al
         " OPTIMIZER=adamw SCHEDULE=onecycle WEIGHT_DECAY=0.05", 0, "", f"{RESULTS}/scratch", "paper", "scratch",
     )  # fmt: skip
     SEARCHES["cub_vgg16"] = Search(
-        "cub", "--epochs 25 --multipliers 10,30,100 --rates gap=1,10,100 --rates wgap=10,100,1000"
+        "cub", "-p epochs 25 --multipliers 10,30,100 --rates gap=1,10,100 --rates wgap=10,100,1000"
         " --rates wgap_sum=0.03,0.1,1", 0, "paper", PRETRAINED,
     )  # fmt: skip
     VGG = f"POOLINGS=gap,wgap,wgap_sum SEEDS={SEEDS}"
@@ -122,7 +122,8 @@ def task_search():
     """Rates of the network and its head, tried on a validation part of the train split."""
     for name, search in SEARCHES.items():
         given = ["--profile", search.profile, "--data-root", FOLDERS[search.dataset], "--weights", search.weights]
-        words = ["tune-heads", search.dataset, *given, "--results", RESULTS, "--device", DEVICE, *search.tried.split()]
+        given += ["--results", RESULTS, "-p", "device", DEVICE]
+        words = ["tune-heads", search.dataset, *given, *search.tried.split()]
         yield {
             "name": name, "doc": cost(search.minutes), "actions": of_wsol_utils(search.dataset, *words),
             "targets": [search.table], "uptodate": [run_once],

@@ -2,9 +2,11 @@
 
 import logging
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
@@ -20,14 +22,11 @@ class Failed(RuntimeError):
     """A notebook did not come to its end; the text says why, in a line."""
 
 
-def execute(
-    notebook: Path, target: Path, parameters: dict[str, Any] | None = None, folder: Path | None = None, bar: str = ""
-) -> None:
-    """Execute a notebook, and write it once it has come to its end: whole, or not at all.
+def execute(notebook: Path, target: Path, parameters: dict[str, Any] | None = None, bar: str = "") -> None:
+    """Execute a notebook in its folder, and write it once it has come to its end: whole, or not at all.
 
     Args:
         parameters: what papermill's own cell assigns; without any there is no such cell.
-        folder: where it runs, if not where it lies.
         bar: the name of papermill's progress bar, which only a terminal shows.
 
     Raises:
@@ -39,7 +38,7 @@ def execute(
         with files.explained(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             papermill.execute_notebook(
-                notebook, running, parameters or {}, cwd=folder or notebook.parent, kernel_name="python3",
+                notebook, running, parameters or {}, cwd=notebook.parent, kernel_name="python3",
                 progress_bar={"desc": bar, "leave": False, "disable": not (bar and sys.stderr.isatty())},
                 log_output=False, start_timeout=600,
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # nothing of connections and interrupts
@@ -51,3 +50,22 @@ def execute(
         raise Failed(f"its process died ({error}), {LOST}") from error
     except OSError as error:  # of the runner's own files
         raise Failed(str(error)) from error
+
+
+def in_place(path: Path) -> None:
+    """Execute a notebook, and keep its outputs where it lies, without the runner's metadata.
+
+    Raises:
+        Failed: as `execute`; the notebook stays as it was.
+    """
+    with tempfile.TemporaryDirectory() as elsewhere:
+        execute(path, Path(elsewhere, path.name), bar=path.name)
+        notebook = nbformat.read(Path(elsewhere, path.name), as_version=4)
+    for cell in notebook.cells:
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags" and value}
+        for output in cell.get("outputs", []):  # a widget lives in its kernel alone
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    with files.written(path) as temporary:
+        nbformat.write(notebook, temporary)

@@ -1,6 +1,5 @@
 """Write manifest.json, last of all: what a run was, so that it can be repeated and its files recognised."""
 
-import functools
 import importlib.metadata
 import json
 import os
@@ -18,16 +17,9 @@ from wsol_utils.common.files import ROOT, sha256, write_text
 from wsol_utils.experiment import experiments, handover
 from wsol_utils.figures import reference
 
-PACKAGES = (
-    "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pandas", "scikit-image", "pillow",
-    "matplotlib", "papermill",
-)  # fmt: skip
 ROUNDING = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR")  # variables that change how a CPU rounds
-LISTS = {  # of each layout: the files that say which images there are, of which class, and where their boxes lie
-    "cub": ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt"),
-    "ilsvrc": ("LOC_*.csv", "LOC_*.txt"),
-    "tiny_imagenet": ("wnids.txt", "words.txt", "val/val_annotations.txt"),
-}  # of a layout that is not named here: what lies beside its folders
+# Which images a data set has, of which class, and where their boxes lie: its own files say it.
+LISTS = ("*.csv", "*.txt", "*.json", "val/*.txt")
 
 
 def write(config: experiments.Config, given: dict[str, str]) -> None:
@@ -48,9 +40,8 @@ def write(config: experiments.Config, given: dict[str, str]) -> None:
         "device": _device(config),
         "platform": _platform(config),
         "versions": versions(),
-        "packages": packages(),
         "git_revision": _revision(),
-        "code": code([path.name for path in notebooks]),
+        "code": _code([path.name for path in notebooks]),
         "data": _data(config),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "duration_seconds": {path.stem: _duration(path) for path in notebooks},
@@ -87,42 +78,25 @@ def listed(folder: Path, seeds: tuple[int, ...]) -> list[Path]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that figures depend on most."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Python and every installed distribution, in the order of their names; of two copies the one that is imported."""
+    about = [distribution.metadata for distribution in importlib.metadata.distributions()]
+    found = {(each["Name"] or "").lower(): each["Version"] for each in reversed(about)}  # the first on the path counts
+    return {"python": platform.python_version()} | {name: found[name] for name in sorted(found) if name}
 
 
-@functools.cache
-def packages() -> dict[str, str]:
-    """Every installed distribution; of two copies of one the version that is imported, the first on the path."""
-    found: dict[str, str] = {}
-    for about in (distribution.metadata for distribution in importlib.metadata.distributions()):
-        found.setdefault((about["Name"] or "").lower(), about["Version"])
-    return {name: found[name] for name in sorted(found) if name}
-
-
-def code(notebooks: list[str]) -> dict[str, str]:
-    """Checksums of the modules, the runner and the notebooks of those names, as they stand in the repository."""
+def _code(notebooks: list[str]) -> dict[str, str]:
+    """Checksums of the modules, dodo.py and the notebooks of those names, as they stand in the repository."""
     paths = [ROOT / "dodo.py", *(ROOT / "notebooks" / name for name in notebooks), *(ROOT / "wsol_utils").rglob("*.py")]
     return {path.relative_to(ROOT).as_posix(): sha256(path) for path in sorted(paths) if path.is_file()}
 
 
 def _data(config: experiments.Config) -> dict[str, dict]:
-    """The data set's lists with their checksums, and for each split how many photographs, and how many bytes."""
-    patterns = LISTS.get(config.layout, ("*.csv", "*.json", "*.txt"))
-    paths = sorted(path for pattern in patterns for path in config.root.glob(pattern) if path.is_file())
-    lists = {
+    """The data set's lists, each with its checksum and size in bytes."""
+    paths = sorted(path for pattern in LISTS for path in config.root.glob(pattern) if path.is_file())
+    return {
         path.relative_to(config.root).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in paths
     }
-    splits = {}
-    if (config.folder / "annotations.csv").is_file():
-        table = pd.read_csv(
-            config.folder / "annotations.csv", usecols=["path", "split"], dtype=str, keep_default_na=False
-        )
-        for split, rows in table.groupby("split"):
-            sizes = [path.stat().st_size for path in map(config.root.joinpath, rows["path"]) if path.is_file()]
-            splits[split] = {"images": len(sizes), "bytes": sum(sizes)}
-    return {"lists": lists, "photographs": splits}
 
 
 def _platform(config: experiments.Config) -> dict[str, object]:
@@ -140,7 +114,7 @@ def _platform(config: experiments.Config) -> dict[str, object]:
 
 
 def _processor() -> str:
-    """Its name where the system tells it, else an empty text."""
+    """Return the processor's name, or "" where the system does not tell it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
