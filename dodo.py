@@ -34,7 +34,7 @@ LISTS = ("images.txt", "LOC_val_solution.csv", "wnids.txt")  # of the data set's
 
 os.chdir(ROOT)
 os.environ["TQDM_DISABLE"] = "1"
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep: a busy machine is not slowed manifold
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep, so that they do not slow a busy machine
 
 GIVEN = {name.lower(): value for name, _, value in (word.partition("=") for word in sys.argv[1:]) if value}
 GIVEN = {name: value for name, value in GIVEN.items() if not name.startswith("-")}  # doit's own options

@@ -92,7 +92,7 @@ if GPU:  # the paper's own backbone, with the pre-training that Tiny-ImageNet al
 
 
 def best(path: str) -> list[str]:
-    """The best rates of a search, by accuracy, then by loss, as words for `make reproduce`."""
+    """Return the best rates of a search, by accuracy, then by loss, as words for `make reproduce`."""
     tried = pd.read_csv(path).sort_values(["top1_cls", "loss"], ascending=[False, True], kind="stable")
     found = tried.drop_duplicates("pooling").sort_index().to_dict("records")
     names = ("lr_multiplier", "head_multiplier")
@@ -100,17 +100,17 @@ def best(path: str) -> list[str]:
 
 
 def cost(minutes: int) -> str:
-    """What a step takes, for `doit list`."""
+    """Return the duration of a step for `doit list`."""
     return "not measured" if GPU else f"{minutes} minutes"
 
 
 def of_wsol_utils(dataset: str, *words: str) -> list[str]:
-    """A command of wsol_utils in this environment; none where the data set has no folder."""
+    """Return a command of wsol_utils in this environment, or none where the data set has no folder."""
     return [shlex.join([sys.executable, "-m", "wsol_utils", *words])] if FOLDERS[dataset] else []
 
 
 def make(run: Run) -> str:
-    """What to type for a run; a dollar is make's own."""
+    """Return what to type for a run; a dollar is doubled for make."""
     given = {"DATASET": run.dataset, "PROFILE": run.profile, "DATA_ROOT": FOLDERS[run.dataset], "WEIGHTS": run.weights}
     given |= {"RESULTS": run.folder, "DEVICE": DEVICE}
     values = [f"{name}={value.replace('$', '$$')}" for name, value in given.items()]

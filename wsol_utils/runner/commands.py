@@ -52,7 +52,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def run_options(command: Callable) -> Callable:
-    """The options of a run, as make and papermill have them."""
+    """Add the options of a run, under the names that make and papermill have for them."""
     for option in (
         click.option("-p", "others", nargs=2, multiple=True, metavar="NAME VALUE", help="any other value of a run"),
         click.option("--results", default="results", show_default=True),

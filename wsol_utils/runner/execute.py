@@ -1,4 +1,4 @@
-"""The one way in which a notebook is executed: by papermill."""
+"""Execute a notebook by papermill."""
 
 import logging
 import sys
@@ -19,18 +19,18 @@ LOST = (
 
 
 class Failed(RuntimeError):
-    """A notebook did not come to its end; the text says why, in a line."""
+    """A notebook did not come to its end; the message is one line that says why."""
 
 
 def execute(notebook: Path, target: Path, parameters: dict[str, Any] | None = None, bar: str = "") -> None:
-    """Execute a notebook in its folder, and write it once it has come to its end: whole, or not at all.
+    """Execute a notebook in its folder, and write it whole once it has come to its end.
 
     Args:
-        parameters: what papermill's own cell assigns; without any there is no such cell.
+        parameters: values that papermill's own cell assigns; without any there is no such cell.
         bar: the name of papermill's progress bar, which only a terminal shows.
 
     Raises:
-        Failed: naming the cell and its error, a process that was lost, or the file that could not be written.
+        Failed: names the cell and its error, a process that was lost, or the file that could not be written.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)  # the notebooks refuse unknown parameters themselves
     running = target.with_name(f".running.{target.name}")
@@ -53,7 +53,7 @@ def execute(notebook: Path, target: Path, parameters: dict[str, Any] | None = No
 
 
 def in_place(path: Path) -> None:
-    """Execute a notebook, and keep its outputs where it lies, without the runner's metadata.
+    """Execute a notebook, and write its outputs into the notebook itself, without papermill's metadata.
 
     Raises:
         Failed: as `execute`; the notebook stays as it was.
@@ -63,7 +63,7 @@ def in_place(path: Path) -> None:
         notebook = nbformat.read(Path(elsewhere, path.name), as_version=4)
     for cell in notebook.cells:
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags" and value}
-        for output in cell.get("outputs", []):  # a widget lives in its kernel alone
+        for output in cell.get("outputs", []):  # a widget needs its kernel
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}

@@ -1,4 +1,4 @@
-"""Write manifest.json, last of all: what a run was, so that it can be repeated and its files recognised."""
+"""Write manifest.json, the last file of a run: how to repeat the run, and the checksums of its files."""
 
 import importlib.metadata
 import json
@@ -18,12 +18,12 @@ from wsol_utils.experiment import experiments, handover
 from wsol_utils.figures import reference
 
 ROUNDING = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR")  # variables that change how a CPU rounds
-# Which images a data set has, of which class, and where their boxes lie: its own files say it.
+# The files that list a data set's images, classes and boxes.
 LISTS = ("*.csv", "*.txt", "*.json", "val/*.txt")
 
 
 def write(config: experiments.Config, given: dict[str, str]) -> None:
-    """RESULTS/<profile>/<dataset>/manifest.json.
+    """Write RESULTS/<profile>/<dataset>/manifest.json.
 
     Args:
         config: the run's configuration.
@@ -44,7 +44,10 @@ def write(config: experiments.Config, given: dict[str, str]) -> None:
         "code": _code([path.name for path in notebooks]),
         "data": _data(config),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "duration_seconds": {path.stem: _duration(path) for path in notebooks},
+        "duration_seconds": {
+            path.stem: json.loads(path.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]
+            for path in notebooks
+        },
         "weights_sha256": sha256(weights) if config.weights and weights.is_file() else "",
         "sha256": {path.relative_to(config.folder).as_posix(): sha256(path) for path in files},
     }
@@ -52,23 +55,23 @@ def write(config: experiments.Config, given: dict[str, str]) -> None:
 
 
 def summary(config: experiments.Config) -> str:
-    """Where the results are, and how they compare with results/reference."""
+    """Say where the results are, and how they compare with results/reference."""
     metrics = pd.read_csv(config.folder / "metrics.csv")
     compared = reference.describe(metrics, config, experiments.is_usual(config))
     return f"{config.dataset}: {config.show(config.folder / 'table.md')}; {compared}"
 
 
 def command(dataset: str, given: dict[str, str]) -> str:
-    """What to type to repeat a run: paths as they were given, every value quoted for the shell and for make."""
+    """Return what to type to repeat a run: paths as they were given, values quoted for the shell and for make."""
     values = {"dataset": dataset} | given
     words = [f"{name.upper()}={shlex.quote(str(value).replace('$', '$$'))}" for name, value in values.items()]
     return " ".join(["make reproduce", *words])
 
 
 def listed(folder: Path, seeds: tuple[int, ...]) -> list[Path]:
-    """The files of a run, sorted: tables and pictures, notebooks, work files and predictions of the seeds; none hidden.
+    """List the files of a run, sorted: tables, pictures, notebooks, work files and predictions of its seeds.
 
-    The report's pages are made of them afterwards, and left out.
+    Hidden files and the report's pages, which are made of the others, are left out.
     """
     folders = [folder, folder / "notebooks", *(folder / f"seed{seed}" for seed in seeds)]
     folders += [path for seed in seeds for path in folder.glob(f"seed{seed}/predictions_*")]
@@ -78,7 +81,7 @@ def listed(folder: Path, seeds: tuple[int, ...]) -> list[Path]:
 
 
 def versions() -> dict[str, str]:
-    """Python and every installed distribution, in the order of their names; of two copies the one that is imported."""
+    """Give the version of Python and of every installed package; of two copies, that of the one which is imported."""
     about = [distribution.metadata for distribution in importlib.metadata.distributions()]
     found = {(each["Name"] or "").lower(): each["Version"] for each in reversed(about)}  # the first on the path counts
     return {"python": platform.python_version()} | {name: found[name] for name in sorted(found) if name}
@@ -100,7 +103,7 @@ def _data(config: experiments.Config) -> dict[str, dict]:
 
 
 def _platform(config: experiments.Config) -> dict[str, object]:
-    """What the run computed on, as far as figures can depend on it."""
+    """Describe what the run computed on, as far as figures can depend on it."""
     found = {
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
@@ -135,7 +138,3 @@ def _revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
-
-
-def _duration(notebook: Path) -> float:
-    return json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]

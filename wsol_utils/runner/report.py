@@ -63,7 +63,7 @@ def write(folder: Path) -> Path:
 
 
 def _section(folder: Path) -> str:
-    """What index.html says of a run, as Markdown."""
+    """Describe a run for index.html, as Markdown."""
     content, config = verify.read(folder)
     name, took = folder.name, content["duration_seconds"]
     compared = reference.describe(pd.read_csv(folder / "metrics.csv"), config, experiments.is_usual(config))

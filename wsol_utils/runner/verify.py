@@ -19,14 +19,14 @@ from wsol_utils.maps.predictions import FILES, Predictions
 from wsol_utils.scores import evaluation, statistics
 
 TOLERANCE = 1e-9  # between a figure and the same one computed again, in the unit of its table
-SHOWN = 5  # differences of a table that are told one by one
-KEYS = {  # what tells the rows of a table apart
+SHOWN = 5  # differences of a table that get a line each
+KEYS = {  # the columns that identify a row of each table
     "metrics.csv": ["seed", *handover.COMBINATION],
     "seeds.csv": handover.COMBINATION,
     "differences.csv": ["step", *handover.COMBINATION, "figure"],
     "contributions.csv": ["form", "figure", "step"],
 }
-MADE = {  # what notebook 05 makes of metrics.csv and of the IoU of each image, both being checked
+MADE = {  # how notebook 05 computes its tables from metrics.csv and from the IoU of each image
     "seeds.csv": lambda config, metrics, rows: statistics.over_seeds(metrics),
     "differences.csv": lambda config, metrics, rows: statistics.paired_differences(
         metrics, outcomes=handover.outcomes(metrics, rows, config.conventions.iou)
@@ -43,21 +43,21 @@ MADE = {  # what notebook 05 makes of metrics.csv and of the IoU of each image, 
 
 @dataclass(frozen=True)
 class Kept(experiments.Config):
-    """The configuration of a run that lies in `here`, wherever it was made."""
+    """The configuration of a run that now lies in `here`."""
 
     here: Path = Path()
 
     @property
     def folder(self) -> Path:
-        """The run's own."""
+        """The folder of the run."""
         return self.here
 
 
 def verify_all(results: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Give each run below a folder with its findings and its files that the manifest does not list.
+    """Check every run below a folder, in the order of their names; hidden folders are passed over.
 
-    Runs come in the order of their names; hidden folders are passed over. A run without a manifest was not finished,
-    which is a finding.
+    Yields:
+        The run's folder, and what `verify` returns. A run without a manifest was not finished, which is a finding.
     """
     found = {path.parent for name in ("manifest.json", "annotations.csv") for path in results.rglob(name)}
     for folder in sorted(found):
@@ -72,7 +72,7 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
         folder: with the run's manifest.json; it may have been moved since.
 
     Returns:
-        What is wrong, a line each; and the names of files that the manifest does not list, so that nothing was checked.
+        The findings, a line each; and the names of the files that the manifest does not list, which were not checked.
     """
     try:
         content, config = read(folder)
@@ -89,7 +89,7 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def read(folder: Path) -> tuple[dict, experiments.Config]:
-    """Read the manifest of a run, and the configuration that the run was made with.
+    """Read the manifest of a run and the configuration that it was made with.
 
     Raises:
         FileNotFoundError: if there is no manifest.
@@ -107,7 +107,7 @@ def read(folder: Path) -> tuple[dict, experiments.Config]:
 
 
 def _damage(folder: Path, name: str, digest: str) -> str:
-    """What is wrong with a file that the manifest lists; "" if it is as it was written."""
+    """Say what is wrong with a file that the manifest lists, or return "" if its checksum agrees."""
     try:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
@@ -151,7 +151,7 @@ def _figures(config: Kept, whole: set[str]) -> list[str]:
 
 
 def _measured(config: experiments.Config, networks: dict[tuple, Predictions]) -> list[dict]:
-    """The rows of metrics.csv that notebooks 03 and 04 make of networks' predictions, by `evaluation.NETWORK`."""
+    """Compute the rows of metrics.csv again that notebooks 03 and 04 make of networks' predictions."""
     conventions, rows = config.conventions, []
     for key, prediction, name in evaluation.combinations(networks, config.recombinations, config.features):
         bounds = evaluation.bounds(prediction, name, conventions)
@@ -162,7 +162,7 @@ def _measured(config: experiments.Config, networks: dict[tuple, Predictions]) ->
 
 
 def _differences(name: str, kept: pd.DataFrame | str, again: pd.DataFrame | str) -> list[str]:
-    """The first few cells, or lines of a text, that are not what they are when they are computed again."""
+    """Name the first few cells of a table, or lines of a text, that differ from those computed again."""
     if isinstance(kept, str) or isinstance(again, str):
         lines = zip_longest(str(kept).splitlines(), str(again).splitlines(), fillvalue="")
         said = [f"{name}: line {n} is {a!r}, computed again {b!r}" for n, (a, b) in enumerate(lines, 1) if a != b]
@@ -178,7 +178,7 @@ def _differences(name: str, kept: pd.DataFrame | str, again: pd.DataFrame | str)
 
 
 def _same(a: object, b: object) -> bool:
-    """Numbers within the tolerance, both missing, or the same text."""
+    """Say whether two cells are equal: numbers within the tolerance, NaN as itself, all else exactly."""
     if isinstance(a, float) and isinstance(b, float):
         return abs(a - b) <= TOLERANCE or (a != a and b != b)
     return a == b
