@@ -30,11 +30,11 @@ ROAD = {  # notebook -> what it writes for a data set; * for each pooling, and f
     "05_tables": ["metrics.csv", "table.csv", "table.md", "seeds.csv", "differences.csv", "contributions.csv"],
     "06_figures": ["fig2.png", "fig3.png", "fig4.png"],
 }  # fmt: skip
-INDEX_FILES = ("images.txt", "LOC_val_solution.csv", "wnids.txt")  # of the data set's own folder
+LISTS = ("images.txt", "LOC_val_solution.csv", "wnids.txt")  # of the data set's own folder
 
 os.chdir(ROOT)
 os.environ["TQDM_DISABLE"] = "1"
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep: a busy machine is not slowed manifold
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep, so that they do not slow a busy machine
 
 GIVEN = {name.lower(): value for name, _, value in (word.partition("=") for word in sys.argv[1:]) if value}
 GIVEN = {name: value for name, value in GIVEN.items() if not name.startswith("-")}  # doit's own options
@@ -44,7 +44,7 @@ DATASETS = [DATASET] if DATASET else ["things", "birds"] if PROFILE == "sample" 
 
 
 def configurations() -> list:
-    """The data sets to run, each checked before anything starts."""
+    """Check the values of the run for each of its data sets, before anything starts."""
     from wsol_utils.experiment import experiments
 
     if PROFILE in experiments.PROFILES and not DATASETS:
@@ -61,7 +61,7 @@ DOIT_CONFIG = {"dep_file": str(FOLDER / ".doit.json"), "backend": "record", "ver
 
 
 def taken(folder: Path):
-    """The folder, locked for as long as this process lives, and without what killed runs left half-written."""
+    """Lock the folder for as long as this process lives, and clear away what killed runs left half-written."""
     from filelock import FileLock, Timeout
 
     from wsol_utils.common import files
@@ -82,18 +82,17 @@ def taken(folder: Path):
 LOCK = taken(FOLDER)
 
 
-def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
-    """Run one notebook; its line is kept, with the time that it took."""
-    from wsol_utils.runner.execute import Failed
-    from wsol_utils.runner.execute import execute as run
+def run_notebook(name: str, target: Path, parameters: dict) -> TaskFailed | None:
+    """Run one notebook, and print a line with the time that it took."""
+    from wsol_utils.runner import execute
 
     line, start = f"{name:<24} {parameters.get('dataset', ''):<14}", time.perf_counter()
     watched = sys.stderr.isatty()  # papermill's bar bears the line until it goes
     print("" if watched else line, end="", flush=True)
     try:
         (target.parents[1] / "manifest.json").unlink(missing_ok=True)  # it says that a run is complete
-        run(ROOT / "notebooks" / f"{name}.ipynb", target, parameters, bar=line)
-    except (Failed, OSError) as error:
+        execute.execute(ROOT / "notebooks" / f"{name}.ipynb", target, parameters, bar=line)
+    except (execute.Failed, OSError) as error:
         print(f"{line if watched else ''}failed")
         return TaskFailed(f"{name}.ipynb, {error}")
     print(f"{line if watched else ''}{time.perf_counter() - start:6.0f} s")
@@ -101,7 +100,7 @@ def execute(name: str, target: Path, parameters: dict) -> TaskFailed | None:
 
 
 def finish(config) -> TaskFailed | None:
-    """The manifest, written last, and how the run compares with what we measured."""
+    """Write the manifest, last of all, and print how the run compares with what we measured."""
     from wsol_utils.runner import manifest
 
     try:
@@ -113,7 +112,7 @@ def finish(config) -> TaskFailed | None:
 
 
 def reported() -> TaskFailed | None:
-    """The report of every finished run of the profile."""
+    """Write the report of every finished run of the profile."""
     from wsol_utils.runner import report
 
     try:
@@ -125,7 +124,7 @@ def reported() -> TaskFailed | None:
 
 
 def as_written(folder: Path, patterns: list[str]):
-    """Whether what a task wrote is still what it wrote: where a file was lost, cut off or changed, it runs again."""
+    """Make doit's test whether a task's files are as it wrote them: if one was lost or changed, the task runs again."""
 
     def found() -> dict[str, str]:
         from wsol_utils.common import files
@@ -147,10 +146,12 @@ def task_overview():
 
 def task_notebooks():
     """01 to 06, for every data set in turn."""
+    from wsol_utils.experiment import experiments
     from wsol_utils.network import method
 
     for config in CONFIGS:
-        inputs = [] if PROFILE == "sample" else [path for path in _inputs(config) if path.is_file()]
+        paths = [*(config.root / name for name in LISTS), experiments.absolute(config.weights or ".")]
+        inputs = [] if PROFILE == "sample" else [path for path in paths if path.is_file()]
         methods = [method.source(method.get(name)) for name in config.methods]  # which no module imports by name
         for name, files in ROAD.items():
             written = [path for file in files for path in dict.fromkeys(file.format(seed=s) for s in config.seeds)]
@@ -203,7 +204,7 @@ def _task(name: str, folder: Path, written: list[str], products: list[str], para
     executed = f"notebooks/{name}.ipynb"
     modules = imports.of_notebook(ROOT / executed, PLACES)
     return {
-        "actions": [(execute, [name, folder / executed, parameters])],
+        "actions": [(run_notebook, [name, folder / executed, parameters])],
         "file_dep": [str(path) for path in [ROOT / executed, *modules, *inputs]],
         "uptodate": [
             config_changed({key: str(value) for key, value in parameters.items()}),
@@ -211,10 +212,3 @@ def _task(name: str, folder: Path, written: list[str], products: list[str], para
         ],
         "targets": [str(folder / path) for path in [executed, *products]],
     }
-
-
-def _inputs(config) -> list[Path]:
-    """What the first notebook depends on: the data set's lists, the weights."""
-    from wsol_utils.experiment import experiments
-
-    return [config.root / name for name in INDEX_FILES] + [experiments.absolute(config.weights or ".")]

@@ -20,12 +20,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from wsol_utils import __main__ as commands
-from wsol_utils import handover, keep, locate, maintenance, models, networks, reference
+from wsol_utils import handover, keep, locate, models, networks, reference
 
 
-def measured(seed, gt_known):
+def measured(seed, gt_known, pooling="wgap"):
     row = dict.fromkeys(handover.METRICS_COLUMNS, 1.0)
-    words = {"pooling": "wgap", "recombination": "absolute", "threshold_rule": "fixed", "temperature": 1.0}
+    words = {"pooling": pooling, "recombination": "absolute", "threshold_rule": "fixed", "temperature": 1.0}
     return row | words | {"seed": seed, "gt_known": gt_known}
 
 
@@ -35,35 +35,33 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "folder", lambda profile, dataset: tmp_path / "kept" / profile / dataset)
     monkeypatch.setattr(keep, "show", lambda: None)
 
-    def make(profile, dataset, device="CPU x86_64, 2 threads"):
+    def make(profile, dataset, device="CPU x86_64, 2 threads", poolings=("wgap",)):
         run = tmp_path / "results" / profile / dataset
         for seed in (3, 5):
             table = pd.DataFrame({"map": ["M_p"], "inside box": [10.123456 * seed], "seed": [seed]})
             handover.write_csv(table, run / f"seed{seed}" / "channels.csv")
-        handover.write_csv(pd.DataFrame([measured(3, 60.0), measured(5, 70.0)]), run / "metrics.csv")
-        for name in (
-            "seeds.csv",
-            "differences.csv",
-            "contributions.csv",
-            "table.csv",
-            "table.md",
-            "fig2.png",
-            "fig3.png",
-            "fig4.png",
-        ):
+        rows = [measured(seed, figure, pooling) for pooling in poolings for seed, figure in ((3, 60.0), (5, 70.0))]
+        handover.write_csv(pd.DataFrame(rows), run / "metrics.csv")
+        for name, column in (("seeds", "pooling"), ("differences", "pooling"), ("contributions", "form")):
+            handover.write_csv(pd.DataFrame({column: poolings, "of": dataset}), run / f"{name}.csv")
+        for name in ("table.csv", "table.md", "fig2.png", "fig3.png", "fig4.png"):
             (run / name).write_text(f"{profile} {name}")
-        (run / "manifest.json").write_text(json.dumps({"device": device}))
+        (run / "manifest.json").write_text(json.dumps({"device": device, "seeds": [3, 5]}))
         return run
 
     return make
 
 
+TABLES = {*(f"{name}.csv" for name in keep.TABLES), "table.csv", "table.md", "channels.csv"}
+
+
 def test_a_run_on_photographs_is_kept_without_its_pictures(finished, tmp_path):
+    """Nor with a table that an earlier run had and this one has not."""
+    kept = tmp_path / "kept" / "light" / "cub"
+    handover.write_csv(pd.DataFrame({"seed": [0]}), kept / "history.csv")
     result = CliRunner().invoke(commands.main, ["keep-reference", str(finished("light", "cub"))])
     assert result.exit_code == 0, result.output
-    kept = tmp_path / "kept" / "light" / "cub"
-    names = {path.name for path in kept.iterdir()}
-    assert names == {*keep.TABLES, "channels.csv"}
+    assert {path.name for path in kept.iterdir()} == TABLES
     channels = pd.read_csv(kept / "channels.csv")
     assert channels["seed"].tolist() == [3, 5] and channels["inside box"].tolist() == [30.3704, 50.6173]
     assert (kept / "table.md").read_text() == "light table.md"
@@ -71,15 +69,12 @@ def test_a_run_on_photographs_is_kept_without_its_pictures(finished, tmp_path):
 
 def test_tables_of_a_gpu_name_it_and_have_a_folder_of_their_own(finished, tmp_path):
     run = finished("light", "cub", device="NVIDIA H100")
-    for name in ("seeds.csv", "differences.csv", "contributions.csv", "table.csv"):
-        (run / name).write_text("a\n1\n")
     result = CliRunner().invoke(commands.main, ["keep-reference", str(run), "--name", "gpu/cub_vgg16"])
     assert result.exit_code == 0, result.output
     kept = tmp_path / "kept" / "gpu" / "cub_vgg16"
-    for path in kept.glob("*.csv"):
-        assert set(pd.read_csv(path)["device"]) == {"NVIDIA H100"}
-    assert {path.name for path in kept.iterdir()} == {*keep.TABLES, "channels.csv"}
-    assert not (tmp_path / "kept" / "light").exists()
+    assert {path.name for path in kept.iterdir()} == TABLES and not (tmp_path / "kept" / "light").exists()
+    for name in keep.TABLES:
+        assert set(pd.read_csv(kept / f"{name}.csv")["device"]) == {"NVIDIA H100"}
 
 
 @pytest.mark.parametrize("name", ["cub", "../x", "/gpu/cub", "gpu/cub/more"])
@@ -88,69 +83,16 @@ def test_a_name_to_keep_by_stays_in_the_reference(finished, name):
     assert result.exit_code == 1 and result.output == f"Error: --name {name}: give a folder and one in it, as gpu/cub\n"
 
 
-def test_what_an_earlier_run_had_and_this_one_has_not_is_not_kept(finished, tmp_path):
-    old = tmp_path / "kept" / "light" / "cub" / "history.csv"
-    old.parent.mkdir(parents=True)
-    old.write_text("seed\n0\n")
-    keep.keep_run(finished("light", "cub"))
-    assert not old.exists()
-
-
-def test_readme_and_picture_show_what_is_kept(tmp_path, monkeypatch):
-    written = []
-    monkeypatch.setattr(reference, "write_readme", lambda: written.append("README"))
-    monkeypatch.setattr(keep.plots, "save", lambda figure, path: written.append((path.name, len(figure.axes))))
-    keep.show()
-    assert written == ["README", ("contributions.png", len(reference.contributions()))]
-
-
-def test_what_is_for_a_gpu_stops_where_there_is_none(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    result = CliRunner().invoke(commands.main, ["benchmarks", "--gpu"])
-    assert result.exit_code == 1 and result.output.startswith("Error: --gpu is for a machine with a CUDA GPU")
-
-
-def test_benchmarks_of_a_gpu_are_kept_apart(tmp_path, monkeypatch):
-    """The notebook runs as if in its folder, and the committed one stays as it is."""
-    ran, root = [], tmp_path / "repository"
-    (root / "notebooks").mkdir(parents=True)
-    (root / "notebooks" / "08_benchmarks.ipynb").write_text("{}")
-    (root / "results" / "reference").mkdir(parents=True)
-    (root / "results" / "benchmarks.csv").write_text("figures")
-    monkeypatch.setattr(maintenance, "ROOT", root)
-    monkeypatch.setattr(maintenance, "execute_in_place", lambda *paths: ran.append(paths))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(reference, "write_readme", lambda: None)
-    result = CliRunner().invoke(commands.main, ["benchmarks", "--gpu"])
-    assert result.exit_code == 0, result.output
-    [(path, folder)] = ran
-    assert path.name == "08_benchmarks.ipynb" and folder == root / "notebooks" != path.parent
-    assert (root / "results" / "reference" / "gpu" / "benchmarks.csv").read_text() == "figures"
-    assert not (root / "results" / "reference" / "benchmarks.csv").exists()
-
-
-def test_the_sample_is_kept_with_pictures_and_the_search(finished, tmp_path):
-    run = finished("sample", "birds")
+def test_the_sample_is_kept_with_pictures_the_search_and_further_poolings(finished, tmp_path):
+    run, kept = finished("sample", "birds"), tmp_path / "kept" / "sample" / "birds"
     handover.write_csv(pd.DataFrame({"pooling": ["tap"]}), run.with_name("birds_validation") / "head_rates.csv")
     keep.keep_run(run)
-    kept = tmp_path / "kept" / "sample" / "birds"
-    assert {"fig2.png", "fig3.png", "fig4.png", "head_rates.csv"} <= {path.name for path in kept.iterdir()}
-
-
-def test_further_poolings_are_kept_below_those_of_the_run(finished, tmp_path):
-    run, other = finished("light", "cub"), finished("light", "other")
-    for folder, poolings in ((run, ["gap → wgap"]), (other, ["gap → wgap", "gap → tap"])):
-        for name in ("seeds.csv", "differences.csv"):
-            handover.write_csv(pd.DataFrame({"pooling": poolings, "of": folder.name}), folder / name)
-        forms = ["wgap", "wgap_sum"][: len(poolings)]
-        handover.write_csv(pd.DataFrame({"form": forms, "of": folder.name}), folder / "contributions.csv")
-    taps = pd.DataFrame([measured(3, 1.0) | {"pooling": "tap"}, measured(3, 2.0)])
-    handover.write_csv(taps, other / "metrics.csv")
-    keep.keep_run(run, other=other)
-    kept = tmp_path / "kept" / "light" / "cub"
-    assert pd.read_csv(kept / "metrics.csv")["gt_known"].tolist() == [60, 70, 1]
-    assert pd.read_csv(kept / "differences.csv").to_numpy().tolist() == [["gap → wgap", "cub"], ["gap → tap", "other"]]
-    assert pd.read_csv(kept / "contributions.csv").to_numpy().tolist() == [["wgap", "cub"], ["wgap_sum", "other"]]
+    assert {path.name for path in kept.iterdir()} == {*TABLES, "fig2.png", "fig3.png", "fig4.png", "head_rates.csv"}
+    further = finished("sample", "further", poolings=("wgap", "tap"))
+    keep.keep_run(further, "sample/birds", further=True)
+    assert pd.read_csv(kept / "metrics.csv")["pooling"].tolist() == ["wgap", "wgap", "tap", "tap"]
+    for name in keep.TABLES[1:]:
+        assert pd.read_csv(kept / f"{name}.csv").to_numpy().tolist() == [["wgap", "birds"], ["tap", "further"]]
     assert pd.read_csv(kept / "channels.csv")["seed"].tolist() == [3, 5]
 
 
@@ -163,12 +105,56 @@ def test_bands_are_kept_with_the_runs_that_gave_them(finished, tmp_path):
     ]  # fmt: skip
 
 
+def test_the_reference_is_measured_by_runs_side_by_side(finished, tmp_path, monkeypatch):
+    """A runner in the place of doit's: of two that start together, each waits until the other has started."""
+    runner = (
+        "import os, pathlib, sys, time\n"
+        "given = dict(word.split('=') for word in sys.argv if '=' in word)\n"
+        "folder = pathlib.Path(given['RESULTS'])\n"
+        "(folder.parent / f'{folder.name} started').touch()\n"
+        "both = {'own': 'own default', 'default': 'own default'}.get(folder.name, folder.name).split()\n"
+        "while not all((folder.parent / f'{name} started').exists() for name in both):\n"
+        "    time.sleep(0.01)\n"
+        "sys.exit(sys.argv[-2:] != ['notebooks', 'manifest'] or os.environ['OMP_NUM_THREADS'] != '1'\n"
+        "         or (folder.name == 'default') != (os.environ.get('ATEN_CPU_CAPABILITY') == 'default'))\n"
+    )
+    (tmp_path / "doit.py").write_text(runner)
+    done = []
+    monkeypatch.setattr(keep, "ROOT", tmp_path)
+    monkeypatch.setattr(keep.sample, "render", lambda root: None)
+    for name in ("keep_run", "keep_bands", "keep_example", "keep_temperatures"):
+        monkeypatch.setattr(keep, name, lambda *given, name=name, **others: done.append((name, others)))
+    wide = tmp_path / "results" / ".reference"
+    for name in (
+        "own/sample/fig4.png",
+        "own/sample/birds/seed0/wgap.safetensors",
+        "own/sample/birds/seed0/predictions_wgap/x",
+    ):
+        (wide / name).parent.mkdir(parents=True, exist_ok=True)
+        (wide / name).write_text("kept")
+    (tmp_path / "kept" / "sample").mkdir(parents=True)
+    result = CliRunner().invoke(commands.main, ["reference"])
+    assert result.exit_code == 0, result.exception
+    assert [name for name, _ in done] == [
+        *["keep_run", "keep_bands"] * 2,
+        "keep_example",
+        *["keep_run"] * 2,
+        "keep_temperatures",
+    ]
+    assert [others for _, others in done if others] == [{"further": True}] * 2
+    for name in ("poolings", "temperature_0.5", "temperature_2"):
+        assert [path.name for path in (wide / name).rglob("seed0/*")] == ["wgap.safetensors"]
+    (tmp_path / "doit.py").write_text("raise SystemExit(1)")
+    with pytest.raises(subprocess.CalledProcessError):
+        keep.measure()
+
+
 def test_temperatures_stand_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "folder", lambda profile, dataset: tmp_path)
     for name, temperature in {"usual": 1.0, "cold": 0.5, "hot": 2.0}.items():
         rows = [{"pooling": "wgap", "temperature": temperature}, {"pooling": "gap", "temperature": None}]
         handover.write_csv(pd.DataFrame(rows), tmp_path / name / "seeds.csv")
-    keep.keep_temperatures(tmp_path / "usual", [tmp_path / "cold", tmp_path / "hot"])
+    keep.keep_temperatures([tmp_path / name for name in ("usual", "cold", "hot")])
     kept = pd.read_csv(tmp_path / "temperatures.csv")
     assert kept["temperature"].tolist() == [0.5, 1.0, 2.0] and set(kept["pooling"]) == {"wgap"}
 
@@ -186,35 +172,6 @@ def test_a_wrong_search_is_one_line(arguments, message):
     result = CliRunner().invoke(commands.main, ["tune-heads", *arguments])
     assert result.exit_code == 1
     assert result.output.startswith(message) and result.output.count("\n") == 1
-
-
-def test_every_command_is_listed():
-    listed = CliRunner().invoke(commands.main, ["--help"]).output.split("Commands:")[1]
-    assert [line.split()[0] for line in listed.strip().splitlines()] == [
-        "benchmarks", "convert", "download", "evaluate", "keep-reference", "localize", "notebooks", "predict",
-        "reference", "render-sample", "train", "tune-heads", "verify",
-    ]  # fmt: skip
-
-
-def test_runs_go_through_the_runner_side_by_side(tmp_path, monkeypatch):
-    """A runner in the place of doit's: each run waits until the other has started."""
-    (tmp_path / "doit.py").write_text(
-        "import os, pathlib, sys, time\n"
-        "given = dict(word.split('=') for word in sys.argv if '=' in word)\n"
-        "pathlib.Path(given['RESULTS'], os.environ['ROUNDING']).touch()\n"
-        "while len(list(pathlib.Path(given['RESULTS']).iterdir())) < 2:\n"
-        "    time.sleep(0.01)\n"
-        "sys.exit(sys.argv[-2:] != ['notebooks', 'manifest'] or os.environ['OMP_NUM_THREADS'] != '1'\n"
-        "         or given['SEEDS'] == os.environ['ROUNDING'])\n"
-    )
-    monkeypatch.setattr(maintenance, "ROOT", tmp_path)
-    results = tmp_path / "results"
-    results.mkdir()
-    values = [{"SEEDS": "0,1", "RESULTS": results, "environment": {"ROUNDING": name}} for name in "ab"]
-    maintenance.run_notebooks(*values)
-    assert sorted(path.name for path in results.iterdir()) == ["a", "b"]
-    with pytest.raises(subprocess.CalledProcessError):
-        maintenance.run_notebooks(*(each | {"SEEDS": "b"} for each in values))
 
 
 # One's own pictures.
@@ -332,38 +289,25 @@ def test_a_folder_as_people_have_it(album, checkpoint):
     "a picture's name is not UTF-8, or more than the terminal can show",
     "both files of boxes are written and every line is printed, the name escaped",
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
-def test_names_that_cannot_be_shown(album, checkpoint, tmp_path, encoding):
+def test_names_that_cannot_be_shown(album, checkpoint):
     names = [os.fsdecode(b"caf\xe9.png"), "\u732b.png", "two\nlines.png", "\u017e\u00e9.png"]
     for number, name in enumerate(names):
         (album / "odd").mkdir(exist_ok=True)
         Image.new("RGB", (40, 30 + number)).save(album / "odd" / name, format="PNG")
     (album / "odd" / os.fsdecode(b"none\xff\xe4\xbd\xa0.png")).write_bytes(b"no picture")
-    command = [
-        sys.executable,
-        "-m",
-        "wsol_utils",
-        "localize",
-        "odd",
-        os.fsdecode(b"gone\xe9"),
-        "--checkpoint",
-        checkpoint,
-    ]
+    words = ["localize", "odd", os.fsdecode(b"gone\xe9"), "--checkpoint", checkpoint, "--out", os.fsdecode(b"out\xe9")]
     done = subprocess.run(
-        [*command, "--out", os.fsdecode(b"out\xe9")], cwd=album, capture_output=True,
-        env=os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(Path(commands.__file__).parents[1])},
+        [sys.executable, "-m", "wsol_utils", *words], cwd=album, capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(commands.__file__).parents[1])},
     )  # fmt: skip
     assert done.returncode == 1 and b"Traceback" not in done.stderr, done.stderr
-    out, errors = (stream.decode(encoding).splitlines() for stream in (done.stdout, done.stderr))
-
-    def told(text):
-        return text.encode(encoding, "backslashreplace").decode(encoding)
+    out, errors = (stream.decode("ascii").splitlines() for stream in (done.stdout, done.stderr))
 
     assert {line.split(":")[0] for line in out[:-1]} == {
-        f"odd/{name}" for name in ("caf\\udce9.png", told("\u732b.png"), "two\\nlines.png", told("\u017e\u00e9.png"))
+        f"odd/{name}" for name in ("caf\\udce9.png", "\\u732b.png", "two\\nlines.png", "\\u017e\\xe9.png")
     }
     assert out[-1] == "4 pictures, boxes.json and boxes.csv are in out\\udce9"
-    assert errors[0].startswith(f"Error: odd/none\\udcff{told(chr(0x4F60))}.png: no picture that can be read")
+    assert errors[0].startswith("Error: odd/none\\udcff\\u4f60.png: no picture that can be read")
     assert errors[1].startswith("Error: gone\\udce9: no picture that can be read")
     folder = album / os.fsdecode(b"out\xe9")
     content = json.loads((folder / "boxes.json").read_text(encoding="utf-8"))
@@ -428,10 +372,7 @@ def test_what_is_not_converted_leaves_no_file(tmp_path):
         (["--checkpoint", "c", "--eta", "1.2"], "a number from 0 to 1"),
         (["--checkpoint", "c", "--eta", "nan"], "a number from 0 to 1"),
         (["--checkpoint", "c", "--rule", "first"], "unknown --rule 'first'; choose one of fixed, first_above_mean"),
-        (
-            ["--checkpoint", "c", "--recombination", "sum"],
-            "unknown --recombination 'sum'; choose one of signed, positive",
-        ),
+        (["--checkpoint", "c", "--recombination", "sum"], "unknown --recombination 'sum'; choose one of signed"),
         (["--checkpoint", "c", "--class", "-1"], "--class"),
         (["--checkpoint", "c", "--out", "ALBUM"], "name another one"),
     ],
@@ -445,11 +386,6 @@ def test_wrong_usage(album, checkpoint, arguments, message):
     assert {path: path.read_bytes() for path in (album / "album").iterdir()} == before
 
 
-def test_no_picture_is_wrong_usage():
-    result = run("--backbone", "resnet18")
-    assert result.exit_code == 2 and "Missing argument 'IMAGE...'" in result.stderr
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -457,15 +393,9 @@ def test_no_picture_is_wrong_usage():
         (["--checkpoint", "CHECKPOINT", "--class", "3"], "Error: there is no class 3: small_vgg, gap has 3 classes"),
         (["--backbone", "resnet0", "--weights", "w"], "Error: unknown backbone 'resnet0'"),
         (["--backbone", "resnet18", "--weights", "none.safetensors"], "Error: weights file none.safetensors does not"),
+        (["--checkpoint", "CHECKPOINT", "--out", "/dev/null/out"], "Error: [Errno 20] Not a directory: '/dev/null/"),
     ],
 )
-def test_a_network_that_is_none_is_one_line(album, checkpoint, arguments, message):
-    result = run(album / "album", *[checkpoint if word == "CHECKPOINT" else word for word in arguments])
-    assert result.exit_code == 1 and result.stdout == ""
-    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
-
-
-def test_a_folder_that_cannot_be_written_to_is_one_line(album, checkpoint, tmp_path):
-    (tmp_path / "file").write_text("")
-    result = run(album / "album", "--checkpoint", checkpoint, "--out", tmp_path / "file" / "out")
-    assert result.exit_code == 1 and result.stderr.count("\n") == 1 and str(tmp_path / "file") in result.stderr
+def test_what_is_not_there_is_one_line(album, checkpoint, arguments, message):
+    result = run(album / "album" / "a.png", *[checkpoint if word == "CHECKPOINT" else word for word in arguments])
+    assert result.exit_code == 1 and result.stderr.startswith(message) and result.stderr.count("\n") == 1

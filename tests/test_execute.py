@@ -19,12 +19,11 @@ def notebook(folder, *sources):
 def test_a_terminal_alone_shows_a_bar(tmp_path, monkeypatch, watched):
     monkeypatch.setattr(sys, "stderr", shown := io.StringIO())
     shown.isatty = lambda: watched
-    (tmp_path / "elsewhere").mkdir()
     source = notebook(tmp_path, "a = 1", "import os; print(a, os.path.basename(os.getcwd()))")
-    execute(source, tmp_path / "new" / "out.ipynb", folder=tmp_path / "elsewhere", bar="02 birds")
+    execute(source, tmp_path / "new" / "out.ipynb", bar="02 birds")
     assert ("02 birds" in shown.getvalue() and "1/2" in shown.getvalue()) == watched
     executed = nbformat.read(tmp_path / "new" / "out.ipynb", as_version=4)
-    assert executed.cells[1].outputs[0].text == "1 elsewhere\n" and executed.metadata.papermill.duration > 0
+    assert executed.cells[1].outputs[0].text == f"1 {tmp_path.name}\n" and executed.metadata.papermill.duration > 0
 
 
 def test_what_fails_is_told_and_leaves_the_target(tmp_path):

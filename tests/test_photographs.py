@@ -26,12 +26,8 @@ def tasks(tmp_path, monkeypatch):
         file = runpy.run_path(str(ROOT / "results" / "reference" / "photographs.py"))
         doit_cmd.reset_vars()
         for search in file["SEARCHES"].values():  # by accuracy, then by loss; a training that diverged is no choice
-            tried = [
-                ("wgap", 1, 100, 0.9, 60),
-                ("wgap", 0.3, 400, 0.8, 60),
-                ("gap", 1, 10, None, None),
-                ("gap", 0.1, 40, 2, 5),
-            ]
+            tried = [("wgap", 1, 100, 0.9, 60), ("wgap", 0.3, 400, 0.8, 60)]
+            tried += [("gap", 1, 10, None, None), ("gap", 0.1, 40, 2, 5)]
             columns = ["pooling", "lr_multiplier", "head_multiplier", "loss", "top1_cls"]
             (path := tmp_path / search.table).parent.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(tried, columns=columns).to_csv(path, index=False)
@@ -65,14 +61,10 @@ def test_every_task_is_a_command_of_this_release(tasks, device, tmp_path):
             assert searched.items() <= config.head_multiplier.items()
             continue
         assert (program, words[:2]) == (sys.executable, ["-m", "wsol_utils"])
-        command = commands.main.commands[words[2]]
-        command.make_context(
-            words[2],
-            [
-                sys.prefix if word.startswith(str(tmp_path)) and words[2] == "keep-reference" else word
-                for word in words[3:]
-            ],
-        )
+        options = [
+            sys.prefix if word.startswith(str(tmp_path)) and words[2] == "keep-reference" else word for word in words
+        ]
+        commands.main.commands[words[2]].make_context(words[2], options[3:])
         if name.startswith("keep"):
             assert words[3] == folders[task["task_dep"][0]]
     assert len(folders) == {"cpu": 5, "cuda": 7}[device]

@@ -42,10 +42,9 @@ def test_every_dependency_has_a_row_and_no_row_is_stale(section, dependencies):
 
 def test_what_is_written_by_hand_names_modules_that_are_there():
     written = rows("What is written by hand, and why")
-    assert all(len(row) == 4 and all(row) for row in written)
+    assert len(written) > 5 and all(len(row) == 4 and all(row) for row in written)
     named = {name for row in written for name in re.findall(r"`(\w+)`", row[1])}
     assert named <= {path.stem for path in (ROOT / "wsol_utils").rglob("*.py")} | {"boxes", "sample"}
-    assert {"boxes", "compiled", "predictions", "loader", "download", "checkpoints"} <= named
 
 
 # .pre-commit-config.yaml and the workflow.
@@ -53,23 +52,15 @@ def test_what_is_written_by_hand_names_modules_that_are_there():
 HOOKS = {repo["repo"]: repo for repo in yaml.safe_load(text(".pre-commit-config.yaml"))["repos"]}
 
 
-def test_pre_commit_has_the_pinned_ruff_for_modules_and_notebooks():
+def test_pre_commit_is_pinned_and_has_the_environments_ruff():
     [ruff] = [repo for url, repo in HOOKS.items() if url.endswith("/ruff-pre-commit")]
     [pinned] = re.findall(r"^ruff==(\S+)$", text("constraints.txt"), flags=re.MULTILINE)
-    assert ruff["rev"] == f"v{pinned}"
-    assert {hook["id"] for hook in ruff["hooks"]} == {"ruff-check", "ruff-format"}
+    assert ruff["rev"] == f"v{pinned}" and {hook["id"] for hook in ruff["hooks"]} == {"ruff-check", "ruff-format"}
     assert all({"python", "jupyter"} <= set(hook["types_or"]) for hook in ruff["hooks"])
+    assert all(url == "local" or re.fullmatch(r"v\d+\.\d+\.\d+", repo["rev"]) for url, repo in HOOKS.items())
 
 
-def test_pre_commit_is_pinned_and_checks_types_and_files():
-    for url, repo in HOOKS.items():
-        assert url == "local" or re.fullmatch(r"v\d+\.\d+\.\d+", repo["rev"])
-    hooks = {hook["id"]: hook for repo in HOOKS.values() for hook in repo["hooks"]}
-    assert {"mypy", "check-yaml", "check-toml", "end-of-file-fixer", "trailing-whitespace"} <= set(hooks)
-    assert hooks["mypy"]["entry"].endswith("python -m mypy") and hooks["mypy"]["pass_filenames"] is False
-
-
-def test_the_repository_is_as_pre_commit_wants_it():
+def test_files_end_as_pre_commit_wants_them():
     """Its checks of files, by hand: they cannot be downloaded where tests do without a network."""
     try:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -77,21 +68,15 @@ def test_the_repository_is_as_pre_commit_wants_it():
         pytest.skip("not a git checkout")
     hooks = {hook["id"]: hook for repo in HOOKS.values() for hook in repo["hooks"]}
     excluded = re.compile(hooks["trailing-whitespace"]["exclude"])
-    assert hooks["end-of-file-fixer"]["exclude"] == hooks["trailing-whitespace"]["exclude"]
     [largest] = (int(word.removeprefix("--maxkb=")) for word in hooks["check-added-large-files"]["args"])
     wrong = []
-    for name in filter(None, listed.split("\0")):
-        if not (ROOT / name).is_file():
-            continue  # removed, and still in the index
+    for name in (name for name in listed.split("\0") if (ROOT / name).is_file()):  # else removed, still in the index
         content = (ROOT / name).read_bytes()
-        if len(content) > 1024 * largest:
-            wrong.append(f"{name} is large")
-        if b"\0" in content or excluded.search(name):
-            continue
-        if b"\r\n" in content or re.search(rb"[ \t]+$", content, flags=re.MULTILINE):
-            wrong.append(f"{name}: the end of a line")
-        if content and (not content.endswith(b"\n") or content.endswith(b"\n\n")):
-            wrong.append(f"{name}: its end")
+        whole_lines = re.search(rb"[ \t\r]+$", content, flags=re.MULTILINE) is None
+        ends_well = not content or (content.endswith(b"\n") and not content.endswith(b"\n\n"))
+        prose = not (b"\0" in content or excluded.search(name))
+        if len(content) > 1024 * largest or (prose and not (whole_lines and ends_well)):
+            wrong.append(name)
     assert wrong == []
 
 
@@ -99,15 +84,7 @@ def test_the_workflow_calls_make_test():
     workflow = yaml.safe_load(text(".github/workflows/test.yml"))
     assert set(workflow[True]) == {"push", "pull_request"}  # YAML takes the key "on" for true
     [job] = workflow["jobs"].values()
-    versions = job["strategy"]["matrix"]["python"]
-    lowest = PROJECT["requires-python"].removeprefix(">=")
-    assert lowest in versions and any(
-        tuple(map(int, v.split("."))) > tuple(map(int, lowest.split("."))) for v in versions
-    )
-    [python] = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/setup-python@")]
-    assert python["python-version"] == "${{ matrix.python }}" and python["cache"] == "pip"
-    assert all((ROOT / name).is_file() for name in python["cache-dependency-path"].split())
+    assert PROJECT["requires-python"].removeprefix(">=") in job["strategy"]["matrix"]["python"]
     commands = [step["run"] for step in job["steps"] if "run" in step]
     assert commands[-1].split()[:2] == ["make", "test"] and "chromium" in commands[0]
-    assert all(re.fullmatch(r"[\w/-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
     assert "make test" in text(".ci/run")

@@ -61,10 +61,10 @@ class Run(NamedTuple):
 
 SEARCHES = {
     "cub": Search(
-        "cub", "--epochs 6 --multipliers 1,0.3,0.1 --rates gap=10,40,160 --rates wgap=25,100,400"
+        "cub", "-p epochs 6 --multipliers 1,0.3,0.1 --rates gap=10,40,160 --rates wgap=25,100,400"
         " --rates wgap_sum=10,40,160", 32,
     ),
-    "tiny_imagenet": Search("tiny_imagenet", "--epochs 1 --rates gap=2.5,10,40,160 --rates wgap=2.5,10,40,160", 20),
+    "tiny_imagenet": Search("tiny_imagenet", "-p epochs 1 --rates gap=2.5,10,40,160 --rates wgap=2.5,10,40,160", 20),
 }  # fmt: skip
 # GAP and WGAP at one rate of the network, that which the search gave to either, each with the head's rate that was best
 # there: a search may give them different ones, and a slowly tuned network localises differently.
@@ -84,7 +84,7 @@ if GPU:  # the paper's own backbone, with the pre-training that Tiny-ImageNet al
         " OPTIMIZER=adamw SCHEDULE=onecycle WEIGHT_DECAY=0.05", 0, "", f"{RESULTS}/scratch", "paper", "scratch",
     )  # fmt: skip
     SEARCHES["cub_vgg16"] = Search(
-        "cub", "--epochs 25 --multipliers 10,30,100 --rates gap=1,10,100 --rates wgap=10,100,1000"
+        "cub", "-p epochs 25 --multipliers 10,30,100 --rates gap=1,10,100 --rates wgap=10,100,1000"
         " --rates wgap_sum=0.03,0.1,1", 0, "paper", PRETRAINED,
     )  # fmt: skip
     VGG = f"POOLINGS=gap,wgap,wgap_sum SEEDS={SEEDS}"
@@ -92,7 +92,7 @@ if GPU:  # the paper's own backbone, with the pre-training that Tiny-ImageNet al
 
 
 def best(path: str) -> list[str]:
-    """The best rates of a search, by accuracy, then by loss, as words for `make reproduce`."""
+    """Return the best rates of a search, by accuracy, then by loss, as words for `make reproduce`."""
     tried = pd.read_csv(path).sort_values(["top1_cls", "loss"], ascending=[False, True], kind="stable")
     found = tried.drop_duplicates("pooling").sort_index().to_dict("records")
     names = ("lr_multiplier", "head_multiplier")
@@ -100,17 +100,17 @@ def best(path: str) -> list[str]:
 
 
 def cost(minutes: int) -> str:
-    """What a step takes, for `doit list`."""
+    """Return the duration of a step for `doit list`."""
     return "not measured" if GPU else f"{minutes} minutes"
 
 
 def of_wsol_utils(dataset: str, *words: str) -> list[str]:
-    """A command of wsol_utils in this environment; none where the data set has no folder."""
+    """Return a command of wsol_utils in this environment, or none where the data set has no folder."""
     return [shlex.join([sys.executable, "-m", "wsol_utils", *words])] if FOLDERS[dataset] else []
 
 
 def make(run: Run) -> str:
-    """What to type for a run; a dollar is make's own."""
+    """Return what to type for a run; a dollar is doubled for make."""
     given = {"DATASET": run.dataset, "PROFILE": run.profile, "DATA_ROOT": FOLDERS[run.dataset], "WEIGHTS": run.weights}
     given |= {"RESULTS": run.folder, "DEVICE": DEVICE}
     values = [f"{name}={value.replace('$', '$$')}" for name, value in given.items()]
@@ -122,7 +122,8 @@ def task_search():
     """Rates of the network and its head, tried on a validation part of the train split."""
     for name, search in SEARCHES.items():
         given = ["--profile", search.profile, "--data-root", FOLDERS[search.dataset], "--weights", search.weights]
-        words = ["tune-heads", search.dataset, *given, "--results", RESULTS, "--device", DEVICE, *search.tried.split()]
+        given += ["--results", RESULTS, "-p", "device", DEVICE]
+        words = ["tune-heads", search.dataset, *given, *search.tried.split()]
         yield {
             "name": name, "doc": cost(search.minutes), "actions": of_wsol_utils(search.dataset, *words),
             "targets": [search.table], "uptodate": [run_once],

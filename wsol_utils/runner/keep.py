@@ -1,17 +1,22 @@
-"""Keep a finished run in results/reference: tables for every profile, pictures of the sample only."""
+"""Keep finished runs in results/reference, and measure again what it holds of the sample."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
 from wsol_utils.boxes import thresholds
+from wsol_utils.common.files import ROOT
 from wsol_utils.data import datasets
+from wsol_utils.data.sample import render as sample
 from wsol_utils.experiment import experiments, handover, stages
 from wsol_utils.figures import plots, reference
 from wsol_utils.maps import cam
@@ -19,52 +24,105 @@ from wsol_utils.network import models
 from wsol_utils.scores import evaluation, protocols
 from wsol_utils.scores.statistics import FIGURES
 
-TABLES = ("metrics.csv", "seeds.csv", "differences.csv", "contributions.csv", "table.csv", "table.md")
+TABLES = ("metrics", "seeds", "differences", "contributions")
 SEED_TABLES = ("history", "channels", "features", "failures", "levels", "conventions", "protocols", "max_box_acc")
 EXAMPLE = 7  # the test image of birds that notebook 00 shows: any would do
 
+SEEDS, FEW_SEEDS = "0,1,2,3,4,5,6,7", "0,1,2"
+# As the processor rounds, and as torch rounds without vector instructions: another processor, in effect.
+ROUNDINGS: dict[str, dict[str, str]] = {"own": {}, "default": {"ATEN_CPU_CAPABILITY": "default"}}
+TEMPERATURES = (0.5, 2.0)  # of WGAP's softmax, beside the paper's 1
 
-def keep_run(run: Path, name: str = "", other: Path | None = None) -> None:
-    """Tables for every profile; pictures for the sample only, as photographs are not ours to publish.
+
+def measure() -> None:
+    """Measure again what results/reference/sample holds; what was cut off goes on where it was.
+
+    GAP and WGAP with eight seeds under each of `ROUNDINGS`, side by side, a thread each; then the other poolings and
+    temperatures with three seeds. Tables are kept as soon as they are complete.
+    """
+    wide, datasets_of = ROOT / "results" / ".reference", ("things", "birds")
+    sample.render(ROOT / "data" / "sample")
+    usual = {"POOLINGS": "gap,wgap", "SEEDS": SEEDS}
+    run_notebooks(*(usual | {"RESULTS": wide / name, "environment": own} for name, own in ROUNDINGS.items()))
+    for dataset in datasets_of:
+        keep_run(wide / "own" / "sample" / dataset)
+        keep_bands(dataset, {name: wide / name / "sample" / dataset for name in ROUNDINGS})
+    keep_example(wide / "own" / "sample" / "birds")
+    shutil.copy(wide / "own" / "sample" / "fig4.png", reference.folder("sample", "birds").with_name("fig4.png"))
+
+    folders = {temperature: wide / f"temperature_{temperature:g}" for temperature in TEMPERATURES}
+    for folder in (wide / "poolings", *folders.values()):
+        if not folder.exists():  # what is trained is not trained again, nor what a copy that was cut off lacks
+            shutil.copytree(wide / "own", folder, ignore=shutil.ignore_patterns(".*", "predictions_*"))
+    run_notebooks({"POOLINGS": "gap,wgap,wgap_sum,tap", "SEEDS": FEW_SEEDS, "RESULTS": wide / "poolings"})
+    for dataset in datasets_of:
+        keep_run(wide / "poolings" / "sample" / dataset, further=True)
+
+    own = {"DATASET": "birds", "POOLINGS": "wgap", "SEEDS": FEW_SEEDS}
+    run_notebooks(*(own | {"TEMPERATURE": value, "RESULTS": folder} for value, folder in folders.items()))
+    keep_temperatures([folder / "sample" / "birds" for folder in (wide / "poolings", *folders.values())])
+
+
+def run_notebooks(*several: Mapping[str, Any]) -> None:
+    """Run notebooks 01 to 06 through the runner, all runs at once with a thread each.
+
+    Args:
+        several: the values of each run; `environment`, if it is among them, overrides variables of this process.
+
+    Raises:
+        subprocess.CalledProcessError: if one fails, once all have ended.
+    """
+    command, started = [sys.executable, "-m", "doit", "--file", str(ROOT / "dodo.py"), "run"], []
+    for values in several:
+        given = [f"{name}={value}" for name, value in values.items() if name != "environment"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | values.get("environment", {})
+        started.append(subprocess.Popen([*command, *given, "notebooks", "manifest"], cwd=ROOT, env=environment))
+    for process in started:
+        process.wait()
+    for process in started:
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
+
+
+def keep_run(run: Path, name: str = "", further: bool = False) -> None:
+    """Keep the tables of a run; pictures of the sample only, as photographs are not ours to publish.
 
     Args:
         run: a folder <results>/<profile>/<dataset>.
         name: <profile>/<dataset> below results/reference, if not the run's own. Tables of a run on a GPU name it.
-        other: a run of the same data set with further poolings, whose rows are kept below the run's own.
+        further: add the rows of poolings that the kept tables lack, and leave all else as it is.
     """
     profile, dataset = Path(name).parts if name else run.resolve().parts[-2:]
     kept = reference.folder(profile, dataset)
-    kept.mkdir(parents=True, exist_ok=True)
-    pictures = ("fig2.png", "fig3.png", "fig4.png") if profile == "sample" else ()
-    for file in (*TABLES, *pictures):
-        shutil.copy(run / file, kept / file)
-    if other:
-        for file in ("metrics.csv", "seeds.csv", "differences.csv", "contributions.csv"):
-            both = _with_further_poolings(handover.read_csv(run / file), handover.read_csv(other / file))
-            handover.write_csv(both, kept / file)
-    for file in SEED_TABLES:
-        rows = _of_seeds(run, file)
-        if other:
-            rows = _with_further_poolings(rows, _of_seeds(other, file))
-        if len(rows):  # where nothing was trained, there is no history
-            handover.write_csv(rows.round(4), kept / f"{file}.csv")
-        else:
-            (kept / f"{file}.csv").unlink(missing_ok=True)  # an earlier run's
+    content = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    tables = {file: [run / f"{file}.csv"] for file in TABLES}
+    tables |= {file: [run / f"seed{seed}" / f"{file}.csv" for seed in content["seeds"]] for file in SEED_TABLES}
+    for file, paths in tables.items():
+        found = [handover.read_csv(path) for path in paths if path.is_file()]
+        rows = pd.concat([table for table in found if len(table)] or [pd.DataFrame()], ignore_index=True)
+        if file in SEED_TABLES:
+            rows = rows.round(4)
+        if not content["device"].startswith("CPU"):
+            rows = rows.assign(device=content["device"])
+        path = kept / f"{file}.csv"
+        if further and path.is_file():
+            rows = _with_further_poolings(pd.read_csv(path), rows)
+        if len(rows):
+            handover.write_csv(rows, path)
+        else:  # where nothing was trained, there is no history; an earlier run may have had one
+            path.unlink(missing_ok=True)
     rates = run.with_name(f"{run.resolve().name}_validation") / "head_rates.csv"
-    if rates.is_file():
-        shutil.copy(rates, kept / rates.name)
-    device = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["device"]
-    for path in () if device.startswith("CPU") else sorted(kept.glob("*.csv")):
-        handover.write_csv(pd.read_csv(path).assign(device=device), path)
+    pictures = [run / f"fig{number}.png" for number in (2, 3, 4)] if profile == "sample" else []
+    for path in () if further else (run / "table.csv", run / "table.md", *pictures, rates):
+        if path != rates or path.is_file():
+            shutil.copy(path, kept / path.name)
     show()
 
 
-def _of_seeds(run: Path, file: str) -> pd.DataFrame:
-    """The tables of that name of all seeds of a run, one below the other; empty where there is none."""
-    seeds = sorted(set(handover.read_csv(run / "metrics.csv")["seed"]))
-    paths = [path for seed in seeds if (path := run / f"seed{seed}" / f"{file}.csv").is_file()]
-    found = [rows for path in paths if len(rows := handover.read_csv(path))]
-    return pd.concat(found) if found else pd.DataFrame()
+def show() -> None:
+    """Write the README's tables and its picture of them anew, of what results/reference holds."""
+    reference.write_readme()
+    plots.save(plots.contributions(reference.contributions()), ROOT / "results/reference/contributions.png")
 
 
 def _with_further_poolings(own: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +132,7 @@ def _with_further_poolings(own: pd.DataFrame, other: pd.DataFrame) -> pd.DataFra
 
 
 def keep_bands(dataset: str, measured: Mapping[str, Path]) -> None:
-    """The figures of every training run, seed by seed under each rounding, and the bands that they give.
+    """Keep the figures of every training run, seed by seed under each rounding, and the bands that they give.
 
     Args:
         dataset: of the sample.
@@ -87,21 +145,21 @@ def keep_bands(dataset: str, measured: Mapping[str, Path]) -> None:
     handover.write_csv(reference.bands(figures).round(4), reference.folder("sample", dataset) / "bands.csv")
 
 
-def show() -> None:
-    """The README's tables and its picture of them, of what results/reference holds."""
-    reference.write_readme()
-    plots.save(plots.contributions(reference.contributions()), reference.ROOT / "results/reference/contributions.png")
-
-
-def keep_temperatures(usual: Path, others: list[Path]) -> None:
-    """WGAP at several temperatures of its softmax, side by side."""
-    rows = pd.concat([pd.read_csv(run / "seeds.csv") for run in (usual, *others)])
+def keep_temperatures(runs: list[Path]) -> None:
+    """Keep the figures of WGAP at several temperatures of its softmax, side by side."""
+    rows = pd.concat([pd.read_csv(run / "seeds.csv") for run in runs])
     rows = rows[rows["pooling"] == "wgap"].sort_values("temperature", kind="stable")
     handover.write_csv(rows, reference.folder("sample", "birds") / "temperatures.csv")
 
 
 def keep_example(run: Path) -> None:
-    """One test image, and what the network trained with WGAP makes of it: what notebook 00 explains the method on."""
+    """Keep the image that notebook 00 explains the method on, what the network makes of it, and the network itself.
+
+    The README's picture of the method is drawn from them.
+
+    Args:
+        run: of birds, with the network of seed 0 trained with WGAP.
+    """
     config = experiments.configure("birds", "sample", results=str(run.parents[1]))
     test = handover.split(config, handover.annotations(config), "test")
     classes = int(test["label"].max()) + 1
@@ -109,35 +167,29 @@ def keep_example(run: Path) -> None:
     photographs = datasets.ImageDataset(test, config.root, datasets.test_transform(config.image_size))
     image, label, truth = photographs[EXAMPLE]
     with torch.inference_mode():
-        features = model(image[None]).features[0].half()
+        features = model(image[None]).features[0].half().numpy()
+    class_weights, picture = cast(torch.Tensor, model.class_weights).detach().numpy(), datasets.denormalize(image)
+    kept = reference.folder("sample", "birds")
     np.savez_compressed(
-        reference.folder("sample", "birds") / "example.npz",
-        image=datasets.denormalize(image), label=label, truth=truth.numpy(), features=features.numpy(),
-        class_weights=cast(torch.Tensor, model.class_weights).detach().numpy(),
-        bias=model.get_parameter("head.bias").detach().numpy(),
+        kept / "example.npz", image=picture, label=label, truth=truth.numpy(), features=features,
+        class_weights=class_weights, bias=model.get_parameter("head.bias").detach().numpy(),
     )  # fmt: skip
-    draw_example()
     halves = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     about = {"network": json.dumps(stages.description(config, test, "wgap", classes))}
-    models.write(halves, reference.folder("sample", "birds") / "wgap.safetensors", about)  # notebook 07 tries it
+    models.write(halves, kept / "wgap.safetensors", about)  # notebook 07 tries it
 
-
-def draw_example() -> None:
-    """The README's picture of the method, drawn from the image that `keep_example` has kept."""
-    with np.load(reference.folder("sample", "birds") / "example.npz") as kept:
-        image, truth, label = kept["image"], kept["truth"][0], int(kept["label"])
-        features, weights = kept["features"].astype(np.float32), kept["class_weights"][label]
+    features, weights = features.astype(np.float32), class_weights[label]
     maps = {how: cam.activation_map(features[None], weights[None], how) for how in ("signed", "absolute")}
     protocol, rule = protocols.PAPER, "first_above_mean"
-    upsampled, found = evaluation.localize_maps(maps["absolute"], image.shape[:2], protocol, [rule])
+    upsampled, found = evaluation.localize_maps(maps["absolute"], picture.shape[:2], protocol, [rule])
     eta, box = found[rule]
     by_share = np.argsort(weights * features.mean(axis=(1, 2)))  # of the class score
     plots.save(
         plots.pipeline(
-            image, [(float(weights[c]), features[c]) for c in (*by_share[:-3:-1], *by_share[:2])],
+            picture, [(float(weights[c]), features[c]) for c in (*by_share[:-3:-1], *by_share[:2])],
             maps["signed"][0], maps["absolute"][0], protocol.candidates,
             thresholds.boundary_differences(thresholds.boundary_means(upsampled))[0], float(eta[0]),
-            box[0], truth,
+            box[0], truth.numpy()[0],
         ),
-        reference.folder("sample", "birds").with_name("pipeline.png"),
+        kept.with_name("pipeline.png"),
     )  # fmt: skip

@@ -1,6 +1,5 @@
-"""Write manifest.json, last of all: what a run was, so that it can be repeated and its files recognised."""
+"""Write manifest.json, the last file of a run: how to repeat the run, and the checksums of its files."""
 
-import functools
 import importlib.metadata
 import json
 import os
@@ -18,20 +17,13 @@ from wsol_utils.common.files import ROOT, sha256, write_text
 from wsol_utils.experiment import experiments, handover
 from wsol_utils.figures import reference
 
-PACKAGES = (
-    "torch", "torchvision", "numpy", "scipy", "opencv-python-headless", "pandas", "scikit-image", "pillow",
-    "matplotlib", "papermill",
-)  # fmt: skip
 ROUNDING = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR")  # variables that change how a CPU rounds
-LISTS = {  # of each layout: the files that say which images there are, of which class, and where their boxes lie
-    "cub": ("images.txt", "image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "classes.txt"),
-    "ilsvrc": ("LOC_*.csv", "LOC_*.txt"),
-    "tiny_imagenet": ("wnids.txt", "words.txt", "val/val_annotations.txt"),
-}  # of a layout that is not named here: what lies beside its folders
+# The files that list a data set's images, classes and boxes.
+LISTS = ("*.csv", "*.txt", "*.json", "val/*.txt")
 
 
 def write(config: experiments.Config, given: dict[str, str]) -> None:
-    """RESULTS/<profile>/<dataset>/manifest.json.
+    """Write RESULTS/<profile>/<dataset>/manifest.json.
 
     Args:
         config: the run's configuration.
@@ -48,12 +40,14 @@ def write(config: experiments.Config, given: dict[str, str]) -> None:
         "device": _device(config),
         "platform": _platform(config),
         "versions": versions(),
-        "packages": packages(),
         "git_revision": _revision(),
-        "code": code([path.name for path in notebooks]),
+        "code": _code([path.name for path in notebooks]),
         "data": _data(config),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "duration_seconds": {path.stem: _duration(path) for path in notebooks},
+        "duration_seconds": {
+            path.stem: json.loads(path.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]
+            for path in notebooks
+        },
         "weights_sha256": sha256(weights) if config.weights and weights.is_file() else "",
         "sha256": {path.relative_to(config.folder).as_posix(): sha256(path) for path in files},
     }
@@ -61,23 +55,23 @@ def write(config: experiments.Config, given: dict[str, str]) -> None:
 
 
 def summary(config: experiments.Config) -> str:
-    """Where the results are, and how they compare with results/reference."""
+    """Say where the results are, and how they compare with results/reference."""
     metrics = pd.read_csv(config.folder / "metrics.csv")
     compared = reference.describe(metrics, config, experiments.is_usual(config))
     return f"{config.dataset}: {config.show(config.folder / 'table.md')}; {compared}"
 
 
 def command(dataset: str, given: dict[str, str]) -> str:
-    """What to type to repeat a run: paths as they were given, every value quoted for the shell and for make."""
+    """Return what to type to repeat a run: paths as they were given, values quoted for the shell and for make."""
     values = {"dataset": dataset} | given
     words = [f"{name.upper()}={shlex.quote(str(value).replace('$', '$$'))}" for name, value in values.items()]
     return " ".join(["make reproduce", *words])
 
 
 def listed(folder: Path, seeds: tuple[int, ...]) -> list[Path]:
-    """The files of a run, sorted: tables and pictures, notebooks, work files and predictions of the seeds; none hidden.
+    """List the files of a run, sorted: tables, pictures, notebooks, work files and predictions of its seeds.
 
-    The report's pages are made of them afterwards, and left out.
+    Hidden files and the report's pages, which are made of the others, are left out.
     """
     folders = [folder, folder / "notebooks", *(folder / f"seed{seed}" for seed in seeds)]
     folders += [path for seed in seeds for path in folder.glob(f"seed{seed}/predictions_*")]
@@ -87,46 +81,29 @@ def listed(folder: Path, seeds: tuple[int, ...]) -> list[Path]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that figures depend on most."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Give the version of Python and of every installed package; of two copies, that of the one which is imported."""
+    about = [distribution.metadata for distribution in importlib.metadata.distributions()]
+    found = {(each["Name"] or "").lower(): each["Version"] for each in reversed(about)}  # the first on the path counts
+    return {"python": platform.python_version()} | {name: found[name] for name in sorted(found) if name}
 
 
-@functools.cache
-def packages() -> dict[str, str]:
-    """Every installed distribution; of two copies of one the version that is imported, the first on the path."""
-    found: dict[str, str] = {}
-    for about in (distribution.metadata for distribution in importlib.metadata.distributions()):
-        found.setdefault((about["Name"] or "").lower(), about["Version"])
-    return {name: found[name] for name in sorted(found) if name}
-
-
-def code(notebooks: list[str]) -> dict[str, str]:
-    """Checksums of the modules, the runner and the notebooks of those names, as they stand in the repository."""
+def _code(notebooks: list[str]) -> dict[str, str]:
+    """Checksums of the modules, dodo.py and the notebooks of those names, as they stand in the repository."""
     paths = [ROOT / "dodo.py", *(ROOT / "notebooks" / name for name in notebooks), *(ROOT / "wsol_utils").rglob("*.py")]
     return {path.relative_to(ROOT).as_posix(): sha256(path) for path in sorted(paths) if path.is_file()}
 
 
 def _data(config: experiments.Config) -> dict[str, dict]:
-    """The data set's lists with their checksums, and for each split how many photographs, and how many bytes."""
-    patterns = LISTS.get(config.layout, ("*.csv", "*.json", "*.txt"))
-    paths = sorted(path for pattern in patterns for path in config.root.glob(pattern) if path.is_file())
-    lists = {
+    """The data set's lists, each with its checksum and size in bytes."""
+    paths = sorted(path for pattern in LISTS for path in config.root.glob(pattern) if path.is_file())
+    return {
         path.relative_to(config.root).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in paths
     }
-    splits = {}
-    if (config.folder / "annotations.csv").is_file():
-        table = pd.read_csv(
-            config.folder / "annotations.csv", usecols=["path", "split"], dtype=str, keep_default_na=False
-        )
-        for split, rows in table.groupby("split"):
-            sizes = [path.stat().st_size for path in map(config.root.joinpath, rows["path"]) if path.is_file()]
-            splits[split] = {"images": len(sizes), "bytes": sum(sizes)}
-    return {"lists": lists, "photographs": splits}
 
 
 def _platform(config: experiments.Config) -> dict[str, object]:
-    """What the run computed on, as far as figures can depend on it."""
+    """Describe what the run computed on, as far as figures can depend on it."""
     found = {
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
@@ -140,7 +117,7 @@ def _platform(config: experiments.Config) -> dict[str, object]:
 
 
 def _processor() -> str:
-    """Its name where the system tells it, else an empty text."""
+    """Return the processor's name, or "" where the system does not tell it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -161,7 +138,3 @@ def _revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
-
-
-def _duration(notebook: Path) -> float:
-    return json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]

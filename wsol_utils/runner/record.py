@@ -1,4 +1,4 @@
-"""Record on the disk which notebooks are done, after each of them, so that a killed run goes on."""
+"""Record on the disk which notebooks are done, each as soon as it is, so that a killed run goes on."""
 
 from doit.dependency import DatabaseException, JsonDB
 
@@ -6,9 +6,9 @@ from wsol_utils.common import files
 
 
 class Record(JsonDB):
-    """doit's JSON record, written whole after every task rather than once at the end (pyproject.toml names it).
+    """Write doit's JSON record after every task, not only at the end; pyproject.toml names this class.
 
-    A record that is cut off is begun anew: notebooks are executed again, and find their networks and predictions.
+    A record that is cut off starts anew: notebooks are executed again, and find their networks and predictions.
     """
 
     def _load(self) -> dict:

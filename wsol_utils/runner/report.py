@@ -1,174 +1,152 @@
-"""Write the report of a profile: index.html with the tables, figures and manifests of its runs, and their notebooks.
+"""Write the report of a profile: index.html with the tables and figures of its runs, and their notebooks as pages.
 
-Everything opens from the disk, without a network and without scripts: links are relative, formulas are MathML.
+nbconvert makes the pages, index.html from Markdown. They open from the disk, without a network and without scripts:
+links are relative, formulas are MathML.
 """
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import jinja2
+import nbformat
 import pandas as pd
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from latex2mathml.converter import convert as to_mathml
+from nbconvert.exporters import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat.v4 import new_markdown_cell, new_notebook
 
-from wsol_utils.experiment import experiments, handover
+from wsol_utils.common import files
+from wsol_utils.common.files import ROOT
+from wsol_utils.experiment import experiments
 from wsol_utils.figures import reference, tables
-from wsol_utils.runner import manifest, pages, verify
+from wsol_utils.runner import verify
 
-FORMULAS = {  # the method in four lines
-    "WGAP (Eq. 1): a channel weighs its own positions by a softmax S, and is averaged": (
-        r"G_W = \frac{1}{W H} \sum_{i,j} P_c(i,j)\, S_c(i,j)"
-    ),
-    "Recombination (Eq. 3): channels of negative weight are added, not subtracted": (
-        r"\hat{M}_c = M_p + |M_n| = \sum_k |w_k| F_k"
-    ),
-    "Boundary (Sec. 4.3): the step from threshold to threshold of the map's mean V on the mask's boundary": (
-        r"D_l = |V_l - V_{l-1}|"
-    ),
-    "Threshold (Sec. 4.3): the first whose step is above the mean step": (
-        r"\eta^{*} = \min \{ \eta_l : D_l > \bar{D} \}"
-    ),
-}
+TITLE = "Improving Class Activation Map for Weakly Supervised Object Localization: what was measured"
 FIGURES = {
-    "fig2.png": ("Fig. 2", "photographs; their strongest positive and negative channel; original and recombined CAM"),
-    "fig3.png": ("Fig. 3", "a photograph, its CAM, the steps D against the threshold η, and the boxes of two rules"),
-    "fig4.png": ("Fig. 4", "the original CAM above the paper's method; predicted boxes green, true boxes red"),
+    "fig2.png": "Fig. 2: photographs; their strongest positive and negative channel; original and recombined CAM",
+    "fig3.png": "Fig. 3: a photograph, its CAM, the steps D against the threshold η, and the boxes of two rules",
+    "fig4.png": "Fig. 4: the original CAM above the paper's method; predicted boxes green, true boxes red",
 }
-STEP = ["step", "pooling", "recombination", "threshold_rule", "n_seeds", "from", "to", "difference", "low", "high"]
 
 
 def write(folder: Path) -> Path:
-    """Write index.html of RESULTS/<profile>, and notebooks/*.html of every finished run in it.
+    """Write index.html of RESULTS/<profile>, and notebooks/*.html there and in every finished run.
 
     Returns:
         The path of index.html.
 
     Raises:
-        ValueError: if there is no finished run.
+        ValueError: if no finished run can be read.
     """
-    found, unread = [], {}
+    texts, runs, unread = [], [], []
     for path in sorted(folder.glob("*/manifest.json")):
         try:
-            found.append(_run(path.parent))
-        except (OSError, ValueError, LookupError) as error:  # of another release, or damaged
-            unread[path.parent.name] = " ".join(str(error).split())
-    if not found:
-        raise ValueError("; ".join(f"{name}: {why}" for name, why in unread.items()) or "there is no finished run")
-    index, maps = folder / "index.html", _notebooks(folder)
-    for run in [{"folder": folder, "notebooks": found[0]["notebooks"]}, *found]:
-        there = {path.name: path.with_suffix(".html") for path in [*maps, *run["notebooks"]]}
-        for path in _notebooks(run["folder"]):
-            pages.convert(path, there[path.name], there, index)
-    values = {"profile": folder.name, "runs": found, "unread": unread, "figures": _figures(folder)}
-    formulas = {title: pages.formula(latex) for title, latex in FORMULAS.items()}
-    pages.write(index, f"Results: {folder.name}", **values, formulas=formulas, maps=_links(maps, folder))
-    return index
+            texts.append(_section(path.parent))
+            runs.append(path.parent)
+        except (OSError, ValueError, LookupError) as error:  # damaged, or of another release
+            unread.append(f"**{path.parent.name}** is not shown: {' '.join(str(error).split())}")
+    if not runs:
+        raise ValueError("; ".join(unread) or "there is no finished run")
+    overview = _notebooks(folder)
+    for place in (folder, *runs):
+        road = [*overview, *_notebooks(runs[0] if place == folder else place)]
+        for path in _notebooks(place):
+            _write_page(path, folder / "index.html", road)
+    links = [f"[{path.stem}](notebooks/{path.stem}.html)" for path in overview]
+    whole = [f"# {TITLE}", f"Profile **{folder.name}**. The method, shown on one image: {', '.join(links)}.", *unread]
+    source = "\n\n".join([*whole, *_figures(folder, ""), *texts])
+    index = new_notebook(cells=[new_markdown_cell(source, id="results")])
+    files.write_text(folder / "index.html", _Exporter(None).page(index, f"Results: {folder.name}"))
+    return folder / "index.html"
 
 
-def _run(folder: Path) -> dict:
-    """What the template shows of a run."""
+def _section(folder: Path) -> str:
+    """Describe a run for index.html, as Markdown."""
     content, config = verify.read(folder)
-    metrics, differences = handover.read_csv(folder / "metrics.csv"), handover.read_csv(folder / "differences.csv")
-    table = pd.read_csv(folder / "table.csv", dtype=str, keep_default_na=False)
-    text = (folder / "table.md").read_text(encoding="utf-8").splitlines()
-    notebooks, took = _notebooks(folder), content["duration_seconds"]
-    links = [
-        (*link, _time(took.get(path.stem, 0)))
-        for path, link in zip(notebooks, _links(notebooks, folder.parent), strict=True)
-    ]
-    parameters = {name: value for name, value in content["parameters"].items() if value not in ("", [])}
-    names = [name for name in content["sha256"] if name.endswith((".csv", ".md")) and (folder / name).is_file()]
-    return {
-        "name": folder.name, "folder": folder, "config": config, "title": text[0].lstrip("# "), "about": text[2],
-        "notebooks": notebooks, "pages": links,
-        "written": content["written"].replace("T", " ")[:16] + " UTC",
-        "images": metrics["n_images"].iloc[0], "device": content["device"], "took": _time(sum(took.values())),
-        "columns": list(tables.METRICS.values()), "groups": _groups(table), "doubts": _doubts(text),
-        "glance": _glance(table), "bands": _bands(folder, content, metrics),
-        "contributions": _rows(tables.contributions(config.dataset, differences).round(1)),
-        "steps": _rows(tables.main_steps(differences)[STEP]),
-        "figures": _figures(folder), "files": [*names, "manifest.json"],
-        "command": manifest.command(config.dataset, content["given"]),
-        "manifest": {
-            "Device": content["device"], "Git revision": content["git_revision"],
-        } | {name.replace("_", " ").capitalize(): value for name, value in content["platform"].items()},
-        "versions": content["versions"], "parameters": parameters,
-    }  # fmt: skip
+    name, took = folder.name, content["duration_seconds"]
+    compared = reference.describe(pd.read_csv(folder / "metrics.csv"), config, experiments.is_usual(config))
+    table = re.sub("^# ", "### ", (folder / "table.md").read_text(encoding="utf-8"))
+    steps = tables.contributions(config.dataset, pd.read_csv(folder / "differences.csv"))
+    links = [f"[{path.stem}]({name}/notebooks/{path.stem}.html) {took[path.stem]:.0f} s" for path in _notebooks(folder)]
+    kept = [file for file in content["sha256"] if "/" not in file and file.endswith((".csv", ".md"))]
+    return "\n\n".join(
+        [
+            f"## {name}",
+            f"{content['device']}; {sum(took.values()) / 60:.0f} minutes; written {content['written']}; "
+            f"git revision {content['git_revision']}. What to type to repeat the run, and how it compares:",
+            f"```\n{content['command']}\n{compared}\n```",
+            table,
+            "### What each step of the paper changes",
+            "GT-known in percent, from and to, and the difference in points with its 95 % interval over images and "
+            "seeds; where there are several seeds, their mean.",
+            steps.to_markdown(index=False, floatfmt=".1f"),
+            "### Figures",
+            *_figures(folder, f"{name}/"),
+            "### Notebooks and files",
+            ", ".join(links),
+            ", ".join(f"[{file}]({name}/{file})" for file in [*kept, "manifest.json"]),
+        ]
+    )
 
 
-def _groups(table: pd.DataFrame) -> list[dict]:
-    """The rows of table.csv under a heading for each source and what it was measured on."""
-    groups = []
-    for (source, where), rows in table.groupby(["source", "measured_on"], sort=False):
-        title = f"{'Printed in the paper' if source == 'paper' else 'Measured in this run'}: {where}"
-        cells = [
-            {"method": row["method"], "notes": row["note"].split(", ") if row["note"] else [],
-             "values": [row[name] for name in tables.METRICS]}
-            for row in rows.to_dict("records")
-        ]  # fmt: skip
-        groups.append({"title": title, "source": source, "rows": cells})
-    return groups
-
-
-def _doubts(text: list[str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The footnotes of table.md: under each heading, letters (or "") with texts."""
-    found: list[tuple[str, list]] = []
-    last = max((i for i, line in enumerate(text) if line.startswith("|")), default=len(text))
-    for line in filter(None, text[last + 1 :]):
-        if not line.startswith("- "):
-            found.append((line, []))
-        elif found:
-            letter = re.match(r"- \[(\w+)\] ", line)
-            found[-1][1].append((letter[1], line[letter.end() :]) if letter else ("", line[2:]))
-    return found
-
-
-def _glance(table: pd.DataFrame) -> list[str]:
-    """GT-known of the original CAM and of the paper's method, printed and measured."""
-    cells = table.set_index("method")["gt_known"]
-    names = [name for pair in zip(reference.PRINTED.values(), reference.PRINTED, strict=True) for name in pair]
-    return [cells.get(name, "not run") for name in names]
-
-
-def _bands(folder: Path, content: dict, metrics: pd.DataFrame) -> dict:
-    """How a run compares with results/reference: in words, every figure outside, and GT-known of the table's rows."""
-    config = experiments.configure(**content["parameters"] | {"results": ""})
-    compared = reference.compare(metrics, config.profile, config.dataset)
-    text = reference.describe(metrics, config, usual := experiments.is_usual(config))
-    if compared.empty or not usual:
-        return {"text": f"{text}.", "short": "no bands", "outside": None, "rows": None}
-    inside = compared["beyond"] == 0
-    steps = compared[reference.KEY].apply(tuple, axis=1).isin(tables.STEPS.values())
-    shown = compared.drop(columns="asserted").rename(columns={"beyond": "points beyond the band"})
-    return {
-        "text": f"{text.splitlines()[0].removesuffix('; outside:')}.", "short": f"{inside.sum()} of {len(compared)}",
-        "outside": None if inside.all() else _rows(shown[~inside]),
-        "rows": _rows(shown[steps & (compared["figure"] == "gt_known")].drop(columns="figure")),
-    }  # fmt: skip
-
-
-def _figures(folder: Path) -> list[tuple[str, str, str]]:
-    """(file, title, what it shows) of the figures that are there."""
-    return [(name, *words) for name, words in FIGURES.items() if (folder / name).is_file()]
-
-
-def _rows(table: pd.DataFrame) -> dict:
-    """Heads and cells of a table, figures with one digit; whether each column holds figures."""
-    figures = [is_numeric_dtype(table[name]) and not is_bool_dtype(table[name]) for name in table]
-    shown = table.copy()
-    for name in table.select_dtypes("float"):
-        form = "{:+.1f}" if name in ("points", "difference") else "{:.1f}"
-        shown[name] = table[name].map(form.format).replace({"nan": "", "+nan": ""})
-    head = [name.replace("_", " ") for name in table]
-    return {"head": head, "rows": shown.astype(str).to_numpy().tolist(), "figures": figures}
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+def _figures(folder: Path, where: str) -> list[str]:
+    return [f"![{what}]({where}{name})\n\n{what}." for name, what in FIGURES.items() if (folder / name).is_file()]
 
 
 def _notebooks(folder: Path) -> list[Path]:
     return sorted((folder / "notebooks").glob("[!.]*.ipynb"))
 
 
-def _links(notebooks: list[Path], folder: Path) -> list[tuple[str, str]]:
-    """The title of each, and its page as a link from a folder."""
-    return [(pages.title(path), path.with_suffix(".html").relative_to(folder).as_posix()) for path in notebooks]
+def _write_page(notebook: Path, index: Path, road: list[Path]) -> None:
+    """Write an executed notebook as a page beside it, with links to index.html and to the other pages of the road."""
+    pages = {path.name: path.with_suffix(".html") for path in road} | {index.name: index}
+    links = {name: Path(os.path.relpath(page, notebook.parent)).as_posix() for name, page in pages.items()}
+    content = nbformat.read(notebook, as_version=4)
+    for cell in content.cells:
+        cell.metadata["alt"] = f"A figure of {notebook.stem}"
+    named = ["[Results](index.html)", *(f"[{path.stem}]({path.name})" for path in road)]
+    content.cells.insert(0, new_markdown_cell(" · ".join(named), id="road"))
+    files.write_text(notebook.with_suffix(".html"), _Exporter(links).page(content, notebook.stem))
+
+
+class _Renderer(IPythonRenderer):
+    """Markdown with MathML. Links of a notebook that lead to no page become plain text."""
+
+    def __init__(self, links: Mapping[str, str] | None) -> None:
+        super().__init__(escape=True, exclude_anchor_links=True, embed_images=True, path=str(ROOT))
+        self.links = links
+
+    def block_math(self, body: str) -> str:
+        return f'<div class="formula">{to_mathml(body.strip(), display="block")}</div>'
+
+    def inline_math(self, body: str) -> str:
+        return to_mathml(body.strip())
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        if self.links is None or url.startswith("https://"):
+            return super().link(text, url, title)
+        there = self.links.get(Path(url).name)
+        return super().link(text, there, title) if there else text
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        return super().image(text, url.removeprefix("../"), title)  # of the repository, above notebooks/
+
+
+class _Exporter(HTMLExporter):
+    """A notebook as a page by report.html.j2."""
+
+    def __init__(self, links: Mapping[str, str] | None) -> None:
+        super().__init__(
+            template_file=str(Path(__file__).with_name("report.html.j2")),
+            exclude_input_prompt=True, exclude_output_prompt=True,
+        )  # fmt: skip
+        self.links = links
+
+    def page(self, notebook: nbformat.NotebookNode, title: str) -> str:
+        return self.from_notebook_node(notebook, {"metadata": {"name": title}})[0]
+
+    @jinja2.pass_context
+    def markdown2html(self, context: object, source: str) -> str:
+        return MarkdownWithMath(renderer=_Renderer(self.links)).render(source)

@@ -4,131 +4,154 @@ Nothing is written, and nothing outside the run's folder is opened: neither phot
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+from itertools import zip_longest
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from wsol_utils.common import files
 from wsol_utils.experiment import experiments, handover
 from wsol_utils.figures import tables
 from wsol_utils.maps.predictions import FILES, Predictions
-from wsol_utils.runner import comparison, manifest
 from wsol_utils.scores import evaluation, statistics
 
-KEYS = {  # what tells the rows of a table apart
+TOLERANCE = 1e-9  # between a figure and the same one computed again, in the unit of its table
+SHOWN = 5  # differences of a table that get a line each
+KEYS = {  # the columns that identify a row of each table
     "metrics.csv": ["seed", *handover.COMBINATION],
     "seeds.csv": handover.COMBINATION,
     "differences.csv": ["step", *handover.COMBINATION, "figure"],
     "contributions.csv": ["form", "figure", "step"],
 }
-MADE = {  # what notebook 05 makes of metrics.csv and of each image's IoU, which are checked first
-    "seeds.csv": lambda config, metrics: statistics.over_seeds(metrics),
-    "differences.csv": lambda config, metrics: statistics.paired_differences(
-        metrics, outcomes=handover.outcomes(metrics, handover.overlaps(config), config.conventions.iou)
+MADE = {  # how notebook 05 computes its tables from metrics.csv and from the IoU of each image
+    "seeds.csv": lambda config, metrics, rows: statistics.over_seeds(metrics),
+    "differences.csv": lambda config, metrics, rows: statistics.paired_differences(
+        metrics, outcomes=handover.outcomes(metrics, rows, config.conventions.iou)
     ),
-    "contributions.csv": lambda config, metrics: tables.all_contributions(  # of the table that was just checked
+    "contributions.csv": lambda config, metrics, rows: tables.all_contributions(
         handover.read_csv(config.folder / "differences.csv")
     ),
-    "table.csv": lambda config, metrics: tables.combined(config.dataset, metrics).to_csv(index=False),
-    "table.md": lambda config, metrics: tables.to_markdown(tables.combined(config.dataset, metrics), config.dataset),
+    "table.csv": lambda config, metrics, rows: tables.combined(config.dataset, metrics).to_csv(index=False),
+    "table.md": lambda config, metrics, rows: tables.to_markdown(
+        tables.combined(config.dataset, metrics), config.dataset
+    ),
 }
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A line about a run: what is wrong, or a remark, which a reader of its figures may want to know."""
-
-    text: str
-    remark: bool = False
-
-
-@dataclass(frozen=True)
 class Kept(experiments.Config):
-    """The configuration of a run that lies in `here`, wherever it was made."""
+    """The configuration of a run that now lies in `here`."""
 
     here: Path = Path()
 
     @property
     def folder(self) -> Path:
-        """The run's own."""
+        """The folder of the run."""
         return self.here
 
 
-def verify_all(results: Path) -> Iterator[tuple[Path, list[Finding]]]:
-    """Every run below a folder, in the order of their names, with what `verify` finds; hidden folders are passed over.
+def verify_all(results: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Check every run below a folder, in the order of their names; hidden folders are passed over.
 
-    A run that has begun and has no manifest was not finished: this is found, too.
+    Yields:
+        The run's folder, and what `verify` returns. A run without a manifest was not finished, which is a finding.
     """
     found = {path.parent for name in ("manifest.json", "annotations.csv") for path in results.rglob(name)}
     for folder in sorted(found):
         if not _hidden(folder.relative_to(results)):
-            yield folder, verify(folder)
+            yield folder, *verify(folder)
 
 
-def verify(folder: Path) -> list[Finding]:
-    """What is wrong with a run, and what is worth a remark.
+def verify(folder: Path) -> tuple[list[str], list[str]]:
+    """Check one run.
 
     Args:
         folder: with the run's manifest.json; it may have been moved since.
 
     Returns:
-        Remarks at most where everything is as its manifest says.
+        The findings, a line each; and the names of the files that the manifest does not list, which were not checked.
     """
     try:
         content, config = read(folder)
     except (OSError, ValueError) as error:
-        return [Finding(_line(error))]
-    findings, checked = _checksums(folder, content["sha256"])
-    whole = {name for name, same in checked.items() if same}
-    if "metrics.csv" in checked:
-        findings += _figures(config, checked, whole)
-    return findings + _remarks(folder, content)
+        return [_line(error)], []
+    wrong = {name: _damage(folder, name, digest) for name, digest in content["sha256"].items()}
+    whole = {name for name, damage in wrong.items() if not damage}
+    paths = [
+        path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".html"
+    ]
+    unlisted = [path.as_posix() for path in paths if not _hidden(path) and path.as_posix() not in wrong]
+    unlisted.remove("manifest.json")
+    return [*filter(None, wrong.values()), *_figures(Kept(**vars(config), here=folder), whole)], unlisted
 
 
-def read(folder: Path) -> tuple[dict, Kept]:
-    """The manifest of a run, and the configuration that it was made with.
+def read(folder: Path) -> tuple[dict, experiments.Config]:
+    """Read the manifest of a run and the configuration that it was made with.
 
     Raises:
         FileNotFoundError: if there is no manifest.
-        ValueError: if it is cut off or malformed, or has a parameter that this release does not know.
+        ValueError: if it is cut off or malformed, or has parameters that this release does not know.
     """
     try:
         content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        config = experiments.configure(**content["parameters"] | {"results": ""})
+        dict.items(content["sha256"])
     except FileNotFoundError:
         raise FileNotFoundError("there is no manifest.json: the run was not finished, run it again") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"manifest.json is cut off, or no JSON ({error})") from error
-    for name, needed in {"parameters": ("dataset", "profile"), "sha256": ("metrics.csv",)}.items():
-        values = content.get(name) if isinstance(content, dict) else None
-        if not isinstance(values, dict) or not set(needed) <= set(values):
-            raise ValueError(f"manifest.json is malformed: {name!r} must be there, and hold {' and '.join(needed)}")
-    known = {field.name for field in fields(experiments.Config)}
-    if unknown := sorted(set(content["parameters"]) - known):
-        text = "manifest.json has parameters that this release does not know"
-        raise ValueError(f"{text}, {', '.join(map(repr, unknown))}: verify it with the release that made the run")
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ValueError(f"manifest.json is damaged, or of another release: {_line(error)}; run it again") from error
+    return content, config
+
+
+def _damage(folder: Path, name: str, digest: str) -> str:
+    """Say what is wrong with a file that the manifest lists, or return "" if its checksum agrees."""
     try:
-        config = experiments.configure(**content["parameters"] | {"results": ""})
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        raise ValueError(f"manifest.json has parameters that make no run: {error}") from error
-    return content, Kept(**vars(config), here=folder)
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            return f"manifest.json names {name!r}, which is not in the run's folder: not opened"
+        return "" if files.sha256(path) == digest else f"{name} is not what the run wrote: its checksum differs"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except (OSError, ValueError) as error:
+        return f"{name} cannot be read: {_line(error)}"
 
 
-def inside(folder: Path, name: str) -> bool:
-    """Whether a name in a manifest stays in the run's folder, links followed."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name:
-        return False
+def _figures(config: Kept, whole: set[str]) -> list[str]:
+    """Compare metrics.csv with what the predictions say, and the tables of notebook 05 with what both say."""
+    needed = ["metrics.csv", "skipped.csv", *(f"seed{seed}/networks.csv" for seed in config.seeds)]
+    if lost := [name for name in needed if name not in whole]:
+        return [f"no figure was computed again, for want of {', '.join(lost)} as the run wrote it"]
+    findings, rows, left_out = [], list[dict](), []
     try:
-        return (folder / name).resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError, RuntimeError):  # links in a circle, a name that no file can have
-        return False
+        metrics = handover.read_csv(config.folder / "metrics.csv")
+        columns = list(evaluation.NETWORK)
+        for network in handover.networks(config)[columns].itertuples(index=False, name=None):
+            seed, method, pooling = network
+            folder = handover.prediction_folder(config, seed, pooling, config.conventions, method)
+            name = folder.relative_to(config.folder).as_posix()
+            if {f"{name}/{file}" for file in FILES} <= whole:  # nothing else is opened
+                rows += _measured(config, {network: Predictions.load(folder)})
+            else:
+                left_out.append(network)
+                findings.append(f"no figure of {name} was computed again, for want of its files as the run wrote them")
+        own = metrics[~pd.MultiIndex.from_frame(metrics[columns]).isin(left_out)] if left_out else metrics
+        findings += _differences("metrics.csv", own, handover.described(config, pd.DataFrame(rows)))
+    except Exception as error:  # tables of other columns and arrays of other shapes can fail in many ways
+        return [*findings, f"metrics.csv cannot be computed again: {_line(error)}"]
+    for name in (name for name in MADE if name in whole):
+        try:
+            kept, again = config.folder / name, MADE[name](config, metrics, pd.DataFrame(rows))
+            findings += _differences(name, pd.read_csv(kept) if name in KEYS else kept.read_text("utf-8"), again)
+        except Exception as error:  # likewise
+            findings.append(f"{name} cannot be computed again: {_line(error)}")
+    return findings
 
 
-def measured(config: experiments.Config, networks: dict[tuple, Predictions]) -> list[dict]:
-    """The rows of metrics.csv that notebooks 03 and 04 make of networks' predictions, by `evaluation.NETWORK`."""
+def _measured(config: experiments.Config, networks: dict[tuple, Predictions]) -> list[dict]:
+    """Compute the rows of metrics.csv again that notebooks 03 and 04 make of networks' predictions."""
     conventions, rows = config.conventions, []
     for key, prediction, name in evaluation.combinations(networks, config.recombinations, config.features):
         bounds = evaluation.bounds(prediction, name, conventions)
@@ -138,131 +161,31 @@ def measured(config: experiments.Config, networks: dict[tuple, Predictions]) -> 
     return rows
 
 
-def _checksums(folder: Path, listed: dict[str, str]) -> tuple[list[Finding], dict[str, bool]]:
-    """What is wrong with the files that a manifest lists; of those that are there, whether they are as it says."""
-    findings, checked = [], {}
-    for name, digest in listed.items():
-        if not inside(folder, name):
-            findings.append(Finding(f"manifest.json names {name!r}, which is not in the run's folder: not opened"))
-            continue
-        try:
-            if not (folder / name).is_file():
-                findings.append(Finding(f"{_shown(name)} is missing"))
-                continue
-            checked[name] = files.sha256(folder / name) == digest
-        except OSError as error:
-            findings.append(Finding(f"{_shown(name)} cannot be read: {error.strerror or error}"))
-            continue
-        if not checked[name]:
-            findings.append(Finding(f"{_shown(name)} is not what the run wrote: its checksum differs"))
-    return findings, checked
+def _differences(name: str, kept: pd.DataFrame | str, again: pd.DataFrame | str) -> list[str]:
+    """Name the first few cells of a table, or lines of a text, that differ from those computed again."""
+    if isinstance(kept, str) or isinstance(again, str):
+        lines = zip_longest(str(kept).splitlines(), str(again).splitlines(), fillvalue="")
+        said = [f"{name}: line {n} is {a!r}, computed again {b!r}" for n, (a, b) in enumerate(lines, 1) if a != b]
+    else:
+        again = pd.read_csv(StringIO(again.to_csv(index=False)))
+        cells = [table.set_index(KEYS[name]).stack(future_stack=True) for table in (kept, again)]
+        said = [
+            f"{name}: {column} of {', '.join(map(str, row))} is {a}, computed again {b}"
+            for (*row, column), a, b in pd.concat(cells, axis=1).itertuples()
+            if not _same(a, b)
+        ]
+    return [*said[:SHOWN], *([f"… and {len(said) - SHOWN} more of {name}"] if len(said) > SHOWN else [])]
 
 
-def _figures(config: Kept, checked: dict[str, bool], whole: set[str]) -> list[Finding]:
-    """metrics.csv beside what the predictions say, and the tables of notebook 05 beside what it says."""
-    try:
-        metrics = handover.read_csv(config.folder / "metrics.csv")
-    except (OSError, ValueError) as error:
-        return [Finding(f"metrics.csv is no table: {_line(error)}")]
-    try:
-        findings = _metrics(config, metrics, whole)
-    except Exception as error:  # a table of other columns or values can fail in many ways
-        findings = [Finding(f"metrics.csv cannot be computed again: {_line(error)}")]
-    for name in (name for name in MADE if name in checked):
-        try:
-            again = MADE[name](config, metrics)
-            if isinstance(again, str):
-                findings += _told(comparison.of_texts(name, (config.folder / name).read_bytes(), again))
-            else:
-                findings += _told(
-                    comparison.of_tables(name, KEYS[name], handover.read_csv(config.folder / name), again)
-                )
-        except Exception as error:  # likewise
-            findings.append(Finding(f"{name} cannot be computed again: {_line(error)}"))
-    return findings
-
-
-def _metrics(config: Kept, metrics: pd.DataFrame, whole: set[str]) -> list[Finding]:
-    columns, networks = list(evaluation.NETWORK), metrics  # or, where it is whole, the list of them
-    if all(f"seed{seed}/networks.csv" in whole for seed in config.seeds):
-        networks = handover.networks(config)
-    findings, rows, failed = [], [], []
-    for network in networks[columns].drop_duplicates().itertuples(index=False, name=None):
-        seed, method, pooling = network
-        path = handover.prediction_folder(config, seed, pooling, config.conventions, method)
-        name = path.relative_to(config.folder).as_posix()
-        try:
-            if not {f"{name}/{file}" for file in FILES} <= whole:  # the checksums have told why
-                raise ValueError("it is missing or damaged, or the manifest does not list it")
-            rows += measured(config, {network: Predictions.load(path)})
-        except Exception as error:  # arrays that do not go together can fail in many ways
-            findings.append(Finding(f"{_shown(name)}: the figures made of it were not checked: {_line(error)}"))
-            failed.append(network)
-    if rows:
-        left = metrics[~pd.MultiIndex.from_frame(metrics[columns]).isin(failed)] if failed else metrics
-        again = handover.described(config, pd.DataFrame(rows))
-        findings += _told(comparison.of_tables("metrics.csv", KEYS["metrics.csv"], left, again))
-        findings += _overlaps(config, pd.DataFrame(rows))
-    return findings
-
-
-def _overlaps(config: Kept, again: pd.DataFrame) -> list[Finding]:
-    """Each image's IoU, as it is kept, beside what the predictions say."""
-    key = ["seed", *handover.COMBINATION]
-    try:
-        kept = handover.overlaps(config).set_index(key)
-    except (OSError, ValueError, KeyError) as error:
-        return [Finding(f"the IoU of the images were not checked: {_line(error)}")]
-    said = []
-    for row, here in again.set_index(key)[["iou", "class_is_right"]].iterrows():
-        there = kept.loc[row] if row in kept.index else None
-        if there is None or any(
-            np.shape(there[name]) != np.shape(here[name])
-            or not np.allclose(there[name], here[name], rtol=0, atol=comparison.TOLERANCE)
-            for name in here.index
-        ):
-            said.append(f"the IoU of the images that are kept for {comparison.words(row)} are not those computed again")
-    return _told(comparison.few(said))
-
-
-def _remarks(folder: Path, content: dict) -> list[Finding]:
-    """Files that the manifest does not know, and what else is here than where the run was made."""
-    remarks = []
-    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    names = [path.as_posix() for path in paths if not _hidden(path) and not path.match("notebooks/*.html")]  # report's
-    if extra := [name for name in names if name not in content["sha256"] and name != "manifest.json"]:
-        remarks.append(f"not in the manifest, so not checked: {_some(list(map(_shown, extra)))}")
-    here = manifest.packages() | manifest.versions()
-    there = _words_of(content, "packages") | _words_of(content, "versions")
-    if other := [f"{n} {v} (here {here.get(n, 'none')})" for n, v in there.items() if v != here.get(n)]:
-        remarks.append(f"other versions: {_some(other)}")
-    there = _words_of(content, "code")
-    here = manifest.code([PurePosixPath(name).name for name in there if name.startswith("notebooks/")])
-    if other := [name for name, digest in there.items() if digest != here.get(name)]:
-        remarks.append(f"another text here than when the run was made: {_some(other)}")
-    return [Finding(text, remark=True) for text in remarks]
-
-
-def _words_of(content: dict, name: str) -> dict:
-    """A part of the manifest that holds names with texts; empty where an earlier release wrote none."""
-    return content[name] if isinstance(content.get(name), dict) else {}
-
-
-def _told(said: Sequence[str]) -> list[Finding]:
-    return [Finding(text) for text in said]
+def _same(a: object, b: object) -> bool:
+    """Say whether two cells are equal: numbers within the tolerance, NaN as itself, all else exactly."""
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= TOLERANCE or (a != a and b != b)
+    return a == b
 
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - comparison.SHOWN} more" if len(names) > comparison.SHOWN else ""
-    return ", ".join(names[: comparison.SHOWN]) + more
-
-
-def _shown(name: str) -> str:
-    return name if name.isprintable() else repr(name)
 
 
 def _line(error: Exception) -> str:
