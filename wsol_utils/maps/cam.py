@@ -1,11 +1,10 @@
-"""Class activation maps: recombination of the channels (Zhang et al., Eqs. 2 and 3), normalisation, upsampling.
+"""Make class activation maps with recombined channels (Zhang et al., Eqs. 2 and 3), normalise and upsample them.
 
-Tensors on any device and numpy arrays are accepted, and the same kind is returned.
+All functions take tensors on any device or numpy arrays, and return the same kind.
 """
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from wsol_utils.common.arrays import divided, stretched
 from wsol_utils.common.checks import Array, floating, like, one_of
@@ -20,7 +19,7 @@ RECOMBINATIONS = {
 
 
 def activation_map(features: Array, class_weights: Array, recombination: str = "absolute") -> Array:
-    """Class activation map with recombined channel weights (Zhang et al., Eqs. 2 and 3).
+    """Make class activation maps with recombined channel weights (Zhang et al., Eqs. 2 and 3).
 
     After a ReLU, where no feature is negative, the two sides of Eq. 3 are equal; for signed features
     they are not.
@@ -44,18 +43,13 @@ def activation_map(features: Array, class_weights: Array, recombination: str = "
         raise ValueError(
             f"features (B, C, H, W) and class_weights (B, C) do not agree: {tuple(maps.shape)}, {tuple(weights.shape)}"
         )
-    return like(features, RECOMBINATIONS[recombination](*parts(maps, weights)))
-
-
-def parts(features: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """M_p and M_n (Eq. 2): (B, C, H, W), (B, C) -> two of (B, H, W)."""
-    signs = torch.stack([class_weights.clamp(min=0), class_weights.clamp(max=0)])  # (2, B, C)
-    m_p, m_n = torch.einsum("sbc,bchw->sbhw", signs.to(features.dtype), features)
-    return m_p, m_n
+    signs = torch.stack([weights.clamp(min=0), weights.clamp(max=0)])  # (2, B, C)
+    m_p, m_n = torch.einsum("sbc,bchw->sbhw", signs.to(maps.dtype), maps)  # (B, H, W) each, Eq. 2
+    return like(features, RECOMBINATIONS[recombination](m_p, m_n))
 
 
 def normalize(maps: Array, how: str = "max") -> Array:
-    """Each map divided by its maximum, or stretched between its minimum and maximum.
+    """Divide each map by its maximum, or stretch it between its minimum and maximum.
 
     Args:
         maps: (B, H, W).
@@ -77,13 +71,13 @@ def normalize(maps: Array, how: str = "max") -> Array:
 
 
 def upsample(maps: Array, size: int | tuple[int, int], interpolation: str = "bilinear") -> Array:
-    """Upsampling without aligned corners.
+    """Upsample maps, without aligned corners.
 
     Args:
         maps: (B, H, W).
         size: the new height and width in pixels, or one number for both.
-        interpolation: "bilinear", or "bicubic" as both reference evaluations have it (OpenCV's, a = -0.75),
-            which can leave the range of the map.
+        interpolation: "bilinear", or "bicubic" as in both reference evaluations (OpenCV's, a = -0.75), which can
+            leave the map's range.
 
     Returns:
         (B, H', W').

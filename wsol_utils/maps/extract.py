@@ -1,4 +1,4 @@
-"""One forward pass over a split (Zhang et al., Eqs. 2 and 3): every map that is kept, batch by batch."""
+"""Make every map that is kept in one forward pass over a split, batch by batch (Zhang et al., Eqs. 2 and 3)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,22 +28,22 @@ def predict(
     batch_size: int = 64, device: str = "cpu", workers: int = 0, decoder: str = "pillow",
     path: Path | None = None, identity: str = "",
 ) -> Predictions:  # fmt: skip
-    """Run the network once over a split, and write what it says batch by batch: memory is flat in the images.
+    """Run the network once over a split, and write what it gives batch by batch: memory is flat in the images.
 
-    Of several processes each takes every so many-th batch, and the first one writes them all, in their order.
+    With n processes, each takes every n-th batch, and the first process writes them all in order.
 
     Args:
         model: a network of `models`, `forward(images)` gives logits and features.
         dataset: the split, with a transform that does not augment.
         image_size: (N, 2), width and height of its images.
         workers, decoder: as `loader.Loader` has them.
-        path: the folder to write, which the predictions are then mapped from; without one they come in memory.
-        identity: what they are made from, to be kept with them; see `made_from`.
+        path: the folder to write and then to map the predictions from; without it they come in memory.
+        identity: a text to keep with them, that tells what they are made from; see `made_from`.
 
     Raises:
         FloatingPointError: if features, weights or logits are not finite, naming the batch and the images.
         MemoryError: if a batch is too large.
-        ValueError: if there is no image, or several processes have no path.
+        ValueError: if there is no image, or if there are several processes and no path.
     """
     if not len(dataset):
         raise ValueError("there is no image to predict: the split is empty")
@@ -56,7 +56,7 @@ def predict(
         target, boxes = path or Path(folder) / "predictions", int(dataset.ends[-1])
         with written(target, len(dataset), boxes) if processes.rank() == 0 else nullcontext() as put:
             with enough_memory(batch_size, "prediction_batch_size"):
-                for arrays in computed:  # the other processes get nothing
+                for arrays in computed:  # none in the other processes
                     assert put is not None
                     put(**arrays)
             if put:
@@ -71,16 +71,16 @@ def predict(
 
 @torch.inference_mode()
 def forward(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str], dict[str, Tensor]]:
-    """One batch (B, 3, H, W) with its labels (B,) through the network, on its device; on a CPU a few images at a time.
+    """Run the network on a batch (B, 3, H, W) with labels (B,), on its device; on a CPU, on a few images at a time.
 
     Returns:
-        The R names of the maps; and by the names of `Predictions` predicted (B,), logits (B, K) float16, scaled_maps
-        (B, R, H', W') float16 and scales (B, R), and whether they are "finite" (B,).
+        The R names of the maps; and predicted (B,), logits (B, K) float16, scaled_maps (B, R, H', W') float16 and
+        scales (B, R) as `Predictions` has them, and "finite" (B,), whether all of these are finite.
     """
     if images.device.type == "cpu" and len(images) > FEW:
         parts = [forward(model, *some) for some in zip(images.split(FEW), labels.split(FEW), strict=True)]
         return parts[0][0], {name: torch.cat([found[name] for _, found in parts]) for name in parts[0][1]}
-    with _watched(model) as (before, pooled):
+    with _before_last_relu(model) as before:
         logits, features, *_ = model(images)
     logits = logits.float()
     predicted = logits.argmax(dim=1)
@@ -88,10 +88,8 @@ def forward(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str]
     if method is None or method.linear:
         pool = getattr(model, "pool", lambda features: features.mean(dim=(2, 3)))  # what SqueezeNet's own head takes
         weights = cast(Tensor, model.class_weights).float()
-        named = maps_of(
-            features.float(), weights[labels], pool, torch.cat(before, dim=1) if before else None,
-            predicted=weights[predicted], pooled=pooled[0] if pooled else None,
-        )  # fmt: skip
+        unrectified = torch.cat(before, dim=1) if before else None
+        named = maps_of(features.float(), weights[labels], pool, unrectified, predicted=weights[predicted])
     else:
         named = {OWN: method.maps(model, images, labels).float()}
     maps = torch.stack(list(named.values()), dim=1)  # (B, R, H', W')
@@ -105,25 +103,24 @@ def forward(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str]
 
 def maps_of(
     features: Tensor, class_weights: Tensor, pool: Callable[[Tensor], Tensor], unrectified: Tensor | None = None, *,
-    predicted: Tensor | None = None, pooled: Tensor | None = None,
+    predicted: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """All maps that the notebooks compare, and those of Fig. 2(a).
+    """Make all maps that the notebooks compare, and those of Fig. 2(a).
 
     Args:
         features: (B, C, H, W), P.
         class_weights: (B, C), of each image's class.
         pool: the network's own pooling; its temperature, if it has one, is that of the spatial softmax S.
         unrectified: (B, C, H, W), the features before the last ReLU, where the network has one there.
-        predicted: (B, C), the weights of the class that the network takes each image for.
-        pooled: (B, C), what `pool` makes of the features, where that is known already.
+        predicted: (B, C), the weights of the class that the network predicts.
 
     Returns:
-        Maps (B, H, W) by name: those that `kind` names, and "strongest_positive" and "strongest_negative",
-        the feature maps of the channels with the largest and the smallest contribution to the class score, w_k
-        times the pooled F_k.
+        Maps (B, H, W) by name: those that `kind` names, and "strongest_positive" and "strongest_negative", the
+        feature maps of the channels with the largest and the smallest contribution, w_k times the pooled F_k, to the
+        class score.
     """
     image = torch.arange(len(features), device=features.device)
-    contribution = class_weights * (pool(features) if pooled is None else pooled.float())  # (B, C)
+    contribution = class_weights * pool(features)  # (B, C)
     area = features.shape[2] * features.shape[3]  # S⊙P times H·W keeps P's scale
     weighted = _softmax_weighted(features, getattr(pool, "temperature", 1.0))
     classes = [class_weights] if predicted is None else [class_weights, predicted]
@@ -141,7 +138,7 @@ def maps_of(
 
 
 def _parts(stack: Tensor, *weights: Tensor) -> Tensor:
-    """`cam.parts` for G classes of each image in one product: (B, C, H, W), G of (B, C) -> (G, 2, B, H, W)."""
+    """M_p and M_n (Eq. 2) for G classes of each image in one product: (B, C, H, W), G × (B, C) -> (G, 2, B, H, W)."""
     signs = torch.stack([part for of in weights for part in (of.clamp(min=0), of.clamp(max=0))], dim=1)  # (B, 2·G, C)
     both = stack.permute(0, 2, 3, 1).flatten(1, 2) @ signs.transpose(1, 2)  # (B, H·W, C), a view, with (B, C, 2·G)
     return both.permute(2, 0, 1).reshape(-1, 2, len(stack), *stack.shape[2:])
@@ -155,34 +152,29 @@ def _softmax_weighted(features: Tensor, temperature: float) -> Tensor:
 
 
 @contextmanager
-def _watched(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """What goes into the backbone's last ReLU, and what the pooling gives, in the next pass.
+def _before_last_relu(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what goes into the backbone's last ReLU in the next pass; nothing where the last layer is no ReLU.
 
-    The first stays empty where the last layer is no ReLU. SqueezeNet's last layer has two, side by side: their
-    channels follow each other. The second stays empty where the network does not pool the features alone.
+    SqueezeNet's last layer has two ReLUs, side by side: their channels follow each other.
     """
-    before, pooled = [], []
-    backbone = model.get_submodule("backbone")
-    last = (list(backbone.children()) or [backbone])[-1]
-    halves = [getattr(last, name, None) for name in ("expand1x1_activation", "expand3x3_activation")]
-    layers = [last] if isinstance(last, nn.ReLU) else [half for half in halves if half is not None]
+    backbone, before = model.get_submodule("backbone"), list[Tensor]()
+    last = [backbone, *backbone.children()][-1]
+    halves = (getattr(last, name, None) for name in ("expand1x1_activation", "expand3x3_activation"))
+    layers = [layer for layer in (last, *halves) if isinstance(layer, nn.ReLU)]
     in_place = [layer.inplace for layer in layers]
     hooks = [layer.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0])) for layer in layers]
-    if hasattr(model, "pool"):
-        hooks.append(model.get_submodule("pool").register_forward_hook(lambda _, inputs, output: pooled.append(output)))
     try:
         for layer in layers:
             layer.inplace = False  # so that what went in is still there, uncopied
-        yield before, pooled
+        yield before
     finally:
-        for hook in hooks:
+        for layer, hook, was in zip(layers, hooks, in_place, strict=True):
             hook.remove()
-        for layer, was in zip(layers, in_place, strict=True):
             layer.inplace = was
 
 
 def _computed(model: nn.Module, loader: Loader, batches: Sequence[range]) -> Iterator[Arrays]:
-    """For the first process, of every batch in order: its part of `Predictions`, by name."""
+    """Give the first process the fields of `Predictions` for every batch, in order; the other processes nothing."""
     mine = batches[processes.rank() :: processes.size()]
     own = (_of_batch(model, loader, *some) for some in zip(mine, loader.batches(mine), strict=True))
     rounds = range(0, len(batches), processes.size())

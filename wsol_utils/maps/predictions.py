@@ -1,11 +1,10 @@
-"""What one forward pass over a split says, as one folder per network: everything that the later stages need.
+"""Keep what one forward pass over a split gives, a folder for each network: all that the later stages need.
 
 Each field is a file of its own, `<field>.npy`, which any other program reads with `numpy.load`. A map takes H·W float16
 numbers (338 bytes at 13×13); its scale is kept beside it, so nothing overflows. Files are written and read a part at a
 time: memory is flat in the number of images.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -25,21 +24,21 @@ PER_BOX = ("box", "box_image")
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says about the N images of a split: maps of each image's true class, and of the predicted one.
+    """What a network gives for the N images of a split: maps of each image's true class, and of the predicted one.
 
     Attributes:
         image_id: (N,) str.
         label: (N,) int64, the true class.
         predicted: (N,) int64, the class with the highest logit.
         logits: (N, K) float16.
-        kinds: (R,) str, which map is which: see `kind` and `maps_of`.
+        kinds: (R,) str, the maps' names: see `kind` and `extract.maps_of`.
         scaled_maps: (N, R, H, W) float16, each map divided by its largest magnitude.
         scales: (N, R) float32, those magnitudes.
         box: (M, 4) float32, the true boxes in the network's input frame, half-open pixels.
         box_image: (M,) int64, the image that each box belongs to.
         size: (2,) int64, height and width of that frame.
         image_size: (N, 2) int64, width and height of the original images.
-        identity: what they were made from, in the words of whoever made them.
+        identity: a text that tells what they were made from.
     """
 
     image_id: np.ndarray
@@ -73,7 +72,7 @@ class Predictions:
         return np.split(np.asarray(self.box), first)
 
     def subset(self, images: np.ndarray) -> "Predictions":
-        """The images of these indices, in this order."""
+        """Pick the images of these indices, in this order."""
         true = self.true_boxes()
         box_image = np.repeat(np.arange(len(images)), [len(true[i]) for i in images])
         picked = {name: getattr(self, name)[images] for name in PER_IMAGE}
@@ -90,16 +89,12 @@ class Predictions:
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            ValueError: if a file of it is missing, cut off or something else, or they do not go together.
+            ValueError: if a file of it is missing, cut off or something else, or the files do not go together.
         """
-        folder, found = _which(path), dict[str, Any]()
-        try:
-            found = {field.name: _mapped(path, field.name) for field in fields(cls)}
-        except ValueError:
-            if _which(path) == folder:
-                raise
-        if _which(path) != folder:  # another process has put its own there meanwhile
-            return cls.load(path)
+        about = path.stat()
+        found: dict[str, Any] = {field.name: _mapped(path / f"{field.name}.npy") for field in fields(cls)}
+        if (about.st_ino, about.st_mtime_ns) != (path.stat().st_ino, path.stat().st_mtime_ns):
+            return cls.load(path)  # another process has put its own there meanwhile
         lengths = [{found[name].shape[:1] for name in names} for names in (PER_IMAGE, PER_BOX)]
         lengths.append({found["kinds"].shape, found["scaled_maps"].shape[1:2], found["scales"].shape[1:2]})
         if any(len(some) > 1 for some in lengths):
@@ -111,7 +106,7 @@ FILES = tuple(f"{field.name}.npy" for field in fields(Predictions))  # of a fold
 
 
 def made_from(path: Path) -> str:
-    """The identity of the predictions in a folder; "" where there is no whole one, or it has none."""
+    """Read the identity of the predictions in a folder; "" where they are not whole, or have none."""
     try:
         return Predictions.load(path).identity
     except (OSError, ValueError):
@@ -120,71 +115,56 @@ def made_from(path: Path) -> str:
 
 @contextmanager
 def written(path: Path, images: int, boxes: int) -> Iterator[Callable[..., None]]:
-    """Write a folder of N images and M boxes part by part, as `files.written` does; memory does not grow with them.
+    """Write a folder of N images and M boxes part by part, whole or not at all; memory does not grow with them.
 
     Yields:
         A function that takes fields of `Predictions` by name: of those with a row for each image or box the rows that
         follow the earlier ones, of the others the whole.
 
     Raises:
-        OSError: naming file and remedy; a disk that is too full says so when an array's first rows come.
+        OSError: naming the folder and the remedy.
         ValueError: if there are more or fewer rows than N and M.
     """
     totals = dict.fromkeys(PER_IMAGE, images) | dict.fromkeys(PER_BOX, boxes)
-    done = dict.fromkeys(totals, 0)
     with files.written(path) as folder:
         folder.mkdir()
 
         def put(**arrays: np.ndarray) -> None:
             for name, rows in arrays.items():
-                file, start = folder / f"{name}.npy", done.get(name, 0)
-                if not file.exists():
-                    _reserve(file, rows.dtype, (totals[name], *rows.shape[1:]) if name in totals else rows.shape)
-                array: np.ndarray = npy.open_memmap(file)  # anew each time: what stays mapped counts as memory
-                if name in totals:
-                    done[name] = start + len(rows)
-                    array = array[start : done[name]]
-                np.copyto(array, rows, casting="no")
+                with open(folder / f"{name}.npy", "ab" if name in totals else "wb") as file:
+                    if not file.tell():
+                        shape = (totals[name], *rows.shape[1:]) if name in totals else rows.shape
+                        header = {"descr": npy.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
+                        npy.write_array_header_1_0(file, header)
+                    file.write(rows.tobytes())
 
         yield put
-        if short := [name for name in totals if done[name] != totals[name]]:
-            raise ValueError(f"{path} lacks rows of {short[0]!r}: {done[short[0]]} of {totals[short[0]]}")
+        Predictions.load(folder)
 
 
-def _reserve(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    """Zeros as a .npy, all of whose bytes have their place: a full disk is an OSError now, and no SIGBUS later."""
-    npy.open_memmap(file, "w+", dtype, shape)
-    if hasattr(os, "posix_fallocate"):
-        with open(file, "r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-
-
-def _which(path: Path) -> tuple[int, int]:
-    """What tells a folder from the next one of its name."""
-    about = path.stat()
-    return about.st_ino, about.st_mtime_ns
-
-
-def _mapped(path: Path, name: str) -> np.ndarray:
-    """An array of a folder, read-only: a part is read when it is looked at."""
+def _mapped(file: Path) -> np.ndarray:
+    """Map an array of a folder, read-only: a part is read when it is looked at."""
     try:
-        return npy.open_memmap(path / f"{name}.npy", "r")
+        array = npy.open_memmap(file, "r")
+        if file.stat().st_size != array.offset + array.nbytes:
+            raise ValueError("it is too long")
+        return array
     except Exception as error:  # NumPy's reader raises many kinds
-        problem = f"{name}.npy is missing, cut off or something else: {error}"
-        raise ValueError(f"{path} holds no whole predictions ({problem}): delete it and run again") from error
+        problem = f"{file.name} is missing, cut off or something else: {error}"
+        raise ValueError(f"{file.parent} holds no whole predictions ({problem}): delete it and run again") from error
 
 
 def recombined(predictions: Predictions, recombinations: Sequence[str], features: str = "plain") -> dict[str, str]:
-    """Each recombination with the name of its map; of a method that makes its own map, that one alone."""
+    """Give each recombination the name of its map; a method that makes its own map has that one alone."""
     own = OWN in predictions.kinds
     return {OWN: OWN} if own else {name: kind(name, features) for name in recombinations}
 
 
 def kind(recombination: str, features: str = "plain") -> str:
-    """The name of a map of the true class: of P, of S⊙P ("weighted") or of P before its ReLU ("unrectified").
+    """Name a map of the true class: of P, of S⊙P ("weighted") or of P before its ReLU ("unrectified").
 
-    One of P for the class that the network predicts is named by "predicted". Of features that are not negative, both
-    sides of Eq. 3 give the same map: it is kept once, as "absolute".
+    "predicted" names a map of P for the class that the network predicts. Of features that are not negative, both sides
+    of Eq. 3 give the same map, which is kept once, as "absolute".
     """
     if features != "unrectified" and recombination == "absolute_maps":
         recombination = "absolute"

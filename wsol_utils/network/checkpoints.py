@@ -1,7 +1,7 @@
-"""Where a fine-tuning stands, as a file: written every so often, so that a run that was cut off goes on from it.
+"""Keep where a fine-tuning stands in a file, so that a run that was cut off goes on from there.
 
-One file of `torch.save`, under a temporary name first, and read with `weights_only`: nothing but tensors and plain
-values is ever loaded. It is this program's own, and goes when the network is finished, which is safetensors.
+The file is one of `torch.save`, read with `weights_only`: nothing but tensors and plain values is ever loaded. It is
+removed when the network is finished, which is a safetensors file.
 """
 
 import io
@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from wsol_utils.common import files
-from wsol_utils.network import models, weights
+from wsol_utils.network import models
 
 
 def keep(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Write a checkpoint.
+    """Write a checkpoint, with the states of torch's random generators.
 
     Args:
         identity: of the run; `go_on` takes no other run's file.
@@ -33,23 +33,23 @@ def keep(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Opt
 
 
 def go_on(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict | None:
-    """Put model, optimiser and random states back; the state, or None where there is nothing of this very run.
+    """Put model, optimiser and random states back, and return the state; None where there is nothing of this very run.
 
-    A file that is cut off or another program's counts as none, and is written again.
+    A file that is cut off, or another program's, counts as none: the run writes it anew.
 
     Raises:
         ValueError: if the file is damaged.
     """
     if not path.is_file():
         return None
+    content = io.BytesIO(path.read_bytes())
     try:
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, the system's among them where torch seeks a place that is none
-        if isinstance(error, OSError) and error.filename:
-            raise  # the file cannot be opened
+        kept = torch.load(content, map_location="cpu", weights_only=True)
+        known = kept["identity"] == identity
+    except Exception:  # of many kinds
         print(f"{path.name} is cut off: it is made again")
         return None
-    if not isinstance(kept, dict) or kept.get("identity") != identity:
+    if not known:
         return None
     try:
         model.load_state_dict(kept["model"])
@@ -58,24 +58,19 @@ def go_on(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Op
         if torch.cuda.is_available() and "random_cuda" in kept:
             torch.cuda.set_rng_state(kept["random_cuda"])
         return kept["state"]
-    except Exception as error:  # likewise, where bytes were changed
+    except Exception as error:  # of many kinds, where bytes were changed
         raise ValueError(f"{path} is damaged ({error!r}): delete it and run again") from error
 
 
 def finished(path: Path, identity: str, model: nn.Module) -> list[dict[str, float]] | None:
-    """Read a finished run's network into `model`; its history, or None where there is nothing of this very run.
+    """Read a finished run's network into `model` and return its history; None where there is nothing of this very run.
 
-    A file that is cut off counts as none, and is written again.
-
-    Raises:
-        PickleError: if somebody put a pickle there, which is let be.
+    A file that is cut off, or another program's, counts as none: the run writes it anew.
     """
     if not path.is_file():
         return None
     try:
         metadata = models.read_metadata(path)
-    except weights.PickleError:
-        raise
     except ValueError:
         print(f"{path.name} is cut off: it is made again")
         return None

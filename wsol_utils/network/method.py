@@ -1,4 +1,4 @@
-"""What a method of weakly supervised localisation changes about plain fine-tuning, and the list of such methods.
+"""Describe what a method of weakly supervised localisation changes about plain fine-tuning, and list the methods.
 
 The base class is plain fine-tuning, "cam": one linear head on the pooled features, cross-entropy on whole images. A
 method overrides what it changes, in one file of `network/methods`, and registers its name there; no other file knows
@@ -22,12 +22,12 @@ Key = tuple[int, int, int]  # seed, epoch, image: what the draws for one image d
 
 
 class Output(NamedTuple):
-    """What a forward pass gives.
+    """The result of a forward pass.
 
     Attributes:
         logits: (B, K).
         features: (B, C, H, W) of the last convolution after its ReLU: P of Eq. 2.
-        extra: what a method's loss needs beside them, by name; empty outside training.
+        extra: what else a method's loss needs, by name; empty outside training.
     """
 
     logits: Tensor
@@ -36,12 +36,12 @@ class Output(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What a batch should be taken for: `labels` with the weight `share`, `other` with the rest.
+    """What the network should take a batch for: `labels` with the weight `share`, `other` with the rest.
 
     Attributes:
         labels: (B,) int64, of the images.
-        other: (B,) int64, of what was mixed into them.
-        share: (B,) float32 in [0, 1]; 1 where nothing was.
+        other: (B,) int64, of what is mixed into the images.
+        share: (B,) float32 in [0, 1]; 1 where nothing is mixed in.
     """
 
     labels: Tensor
@@ -56,15 +56,18 @@ class Method(nn.Module):
 
     Attributes:
         linear: whether the map is linear in the features, so that Eqs. 2 and 3 apply to features and class weights;
-            else the method makes its own map.
-        options: what `build` was given; they tell one network from another.
+            otherwise the method makes its own map.
+        options: as given to `build`; they tell one network from another.
     """
 
     linear: ClassVar[bool] = True
-    options: Mapping[str, Any] = {}  # noqa: RUF012  as `build` was given them
+    options: Mapping[str, Any] = {}  # noqa: RUF012  `build` replaces it
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def attach(self, network: Any, num_classes: int) -> None:
-        """Add layers, or hooks on a stage of the backbone, once the network is built.
+        """Add layers, or hooks on a stage of the backbone, to a network that is built.
 
         Args:
             network: a `models.Localizer`, whose `method` this becomes.
@@ -72,26 +75,28 @@ class Method(nn.Module):
         """
 
     def order(self, labels: Sequence[int], seed: int, epoch: int, batch_size: int, processes: int) -> list[int]:
-        """The order of an epoch, indices of all images: a function of its arguments alone.
+        """Give the order of an epoch, indices of all images: a function of the arguments alone.
 
         Args:
             labels: of the train split.
-            batch_size: of all processes together, of which each takes every so many-th image.
+            batch_size: of all processes together; with n processes, each takes every n-th image of a batch.
         """
-        return order_of(len(labels), seed, epoch)
+        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        torch.empty((), dtype=torch.int64).random_(generator=generator)  # DataLoader(shuffle=True) draws this first
+        return torch.randperm(len(labels), generator=generator).tolist()
 
     def batch(self, images: Tensor, labels: Tensor, keys: Sequence[Key]) -> tuple[Tensor, Targets]:
-        """A training batch as the network is to see it, and what it should take it for.
+        """Give a training batch as the network sees it, and what the network should take it for.
 
         Args:
-            images: (B, 3, S, S), normalised, so that 0 is ImageNet's mean; not written into.
+            images: (B, 3, S, S), normalised, so that 0 is ImageNet's mean; they are not changed.
             labels: (B,) int64.
             keys: of each image.
         """
         return images, Targets(labels, labels, torch.ones(len(labels), device=labels.device))
 
     def head(self, network: Any, features: Tensor, targets: Targets | None) -> Output:
-        """From the backbone's features (B, C, H, W) to the logits: all that is trained beside the backbone.
+        """Compute the logits from the backbone's features (B, C, H, W), with all that is trained beside the backbone.
 
         Args:
             targets: in training only.
@@ -99,16 +104,16 @@ class Method(nn.Module):
         return Output(network.head(network.pool(features)), features)
 
     def loss(self, output: Output, targets: Targets, progress: float) -> Tensor:
-        """What training lowers, a mean over the batch: no parameters, no draws.
+        """Compute the loss, a mean over the batch, without parameters or random draws.
 
         Args:
-            output: of `head`, in float32 at least.
+            output: of `head`, in float32 or wider.
             progress: from 0 to 1 through the run.
         """
         return nn.functional.cross_entropy(output.logits, targets.labels)
 
     def maps(self, network: Any, images: Tensor, classes: Tensor) -> Tensor:
-        """The method's own map of one class for each image, where it is not `linear`.
+        """Make the method's own map of one class for each image, where the method is not `linear`.
 
         Args:
             images: (B, 3, S, S).
@@ -127,7 +132,7 @@ _METHODS: dict[str, type[Method]] = {"cam": Method}
 
 
 def register(name: str) -> Callable[[type[Method]], type[Method]]:
-    """The decorator of a method's class, by which it gets its name."""
+    """Register the decorated class as the method of that name."""
 
     def keep(cls: type[Method]) -> type[Method]:
         _METHODS[name] = cls
@@ -137,7 +142,7 @@ def register(name: str) -> Callable[[type[Method]], type[Method]]:
 
 
 def names() -> tuple[str, ...]:
-    """The registered methods, `cam` first, the others by the alphabet."""
+    """List the registered methods, `cam` first, the others in alphabetical order."""
     folder = Path(__file__).with_name("methods")
     for found in pkgutil.iter_modules([str(folder)]):
         import_module(f"wsol_utils.network.methods.{found.name}")
@@ -145,7 +150,7 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> type[Method]:
-    """The class of the method of that name.
+    """Find the class of a method.
 
     Raises:
         ValueError: if the name is unknown.
@@ -155,16 +160,15 @@ def get(name: str) -> type[Method]:
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
-    """The method of that name with its options, the defaults where none are given.
+    """Build a method with its options, and their defaults where none are given.
 
     Raises:
         ValueError: if the name or an option is unknown, or a value is out of its range.
     """
     cls, options = get(name), options or {}
     known = inspect.signature(cls).parameters
-    if unknown := [key for key in options if key not in known or cls is Method]:
-        there = ", ".join(known) if cls is not Method else "none"
-        raise ValueError(f"unknown option {unknown[0]!r} of method {name!r}; there is {there}")
+    if unknown := [key for key in options if key not in known]:
+        raise ValueError(f"unknown option {unknown[0]!r} of method {name!r}; there is {', '.join(known) or 'none'}")
     try:
         made = cls(**options)
     except TypeError as error:
@@ -174,12 +178,5 @@ def build(name: str, options: Mapping[str, Any] | None = None) -> Method:
 
 
 def source(cls: type[Method]) -> Path:
-    """The file that a method is written in: where it changes, its networks are trained again."""
+    """Give the file that a method is written in: its networks are trained again where the file changes."""
     return Path(inspect.getfile(cls))
-
-
-def order_of(images: int, seed: int, epoch: int) -> list[int]:
-    """The usual order of an epoch: all images, a function of seed and epoch alone."""
-    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-    torch.empty((), dtype=torch.int64).random_(generator=generator)  # as DataLoader(shuffle=True, generator) does first
-    return torch.randperm(images, generator=generator).tolist()

@@ -1,6 +1,6 @@
 """A backbone, a pooling layer and a linear head: the network whose class activation maps we draw (Sec. 3).
 
-Weights come from torchvision ("imagenet", a download) or from a safetensors file in torchvision's keys (`weights`).
+Weights come from torchvision ("imagenet", a download) or from a safetensors file in torchvision's keys.
 """
 
 import json
@@ -23,10 +23,10 @@ from wsol_utils.network.method import Method, Output, Targets
 
 
 class Localizer(nn.Module):
-    """Backbone -> features (B, C, H, W) -> pooling (B, C) -> linear head (B, K), or what a method makes of them.
+    """Backbone -> features (B, C, H, W) -> pooling (B, C) -> linear head (B, K), unless the method changes it.
 
     Args:
-        method: what is added to plain fine-tuning; it is attached here, and `method` from then on.
+        method: what changes plain fine-tuning; the network attaches it, and keeps it as `method`.
     """
 
     def __init__(self, backbone: nn.Module, pool: nn.Module, head: nn.Linear, method: Method | None = None):
@@ -40,12 +40,12 @@ class Localizer(nn.Module):
         return self.head.weight
 
     def new_parameters(self) -> list[nn.Parameter]:
-        """Those that no pre-training has seen, the head's, conv6's and the method's: they learn faster."""
+        """Give the parameters that no pre-training has seen, which learn faster: the head's, conv6's, the method's."""
         conv6 = getattr(self.backbone, "conv6", nn.Identity())
         return [*self.head.parameters(), *conv6.parameters(), *self.method.parameters()]
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> Output:
-        """(B, 3, H, W) -> logits (B, K), features (B, C, H', W'); with targets, in training, `extra` for the loss."""
+        """(B, 3, H, W) -> logits (B, K), features (B, C, H', W'); with targets, as in training, also `extra`."""
         return self.method.head(self, self.backbone(images), targets)
 
 
@@ -89,7 +89,7 @@ class SmallVGG(nn.Module):
 
 
 class Backbone(NamedTuple):
-    """How to build one network, where its last convolution is, and how many channels it has there."""
+    """How to build a network, where its last convolution is, and how many channels it has there."""
 
     build: Callable[..., nn.Module]
     body: Callable[[Any], nn.Module]
@@ -137,7 +137,7 @@ def build(
     backbone: str, num_classes: int, pooling: str | nn.Module, weights: str | Path | None = None,
     method: str = "cam", method_options: Mapping[str, Any] | None = None,
 ) -> Localizer:  # fmt: skip
-    """A backbone with a pooling and a new linear head, N(0, 0.01) with bias 0 as the reference code bases have it.
+    """Build a backbone with a pooling and a new linear head, N(0, 0.01) with bias 0 as in the reference code bases.
 
     Args:
         backbone: one of `BACKBONES`.
@@ -154,16 +154,15 @@ def build(
     """
     pool = poolings.build(pooling) if isinstance(pooling, str) else pooling
     added = methods.build(method, method_options)
-    recipe = _backbone(backbone)
-    body = recipe.body(_network(backbone, weights, head=False))
-    head = nn.Linear(recipe.channels, num_classes)
+    body = _backbone(backbone).body(_network(backbone, weights, head=False))
+    head = nn.Linear(BACKBONES[backbone].channels, num_classes)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
     return Localizer(body, pool, head, added)
 
 
 def build_as_it_stands(backbone: str, weights: str | Path | None = None) -> nn.Module:
-    """The network with its own ImageNet head, classifying exactly as it does, for a data set without train split.
+    """Build the network with its own ImageNet head, which classifies a data set without train split.
 
     Raises:
         ValueError: as `build`, and if the network's own head gives no class activation map (VGG-16's three layers).
@@ -180,11 +179,11 @@ def build_as_it_stands(backbone: str, weights: str | Path | None = None) -> nn.M
 
 
 def save(model: nn.Module, path: Path, metadata: dict[str, str], about: dict | None = None) -> None:
-    """Write a state dict as safetensors; `metadata` goes into the file's header.
+    """Write a state dict as safetensors, with `metadata` in the file's header.
 
     Args:
-        about: what the network is, so that `networks.load_network` can use the file alone: backbone, pooling,
-            temperature, method, method_options, own_head (whether it stands as it is), image_size, class_names.
+        about: what the network is, so that `networks.load_network` needs the file alone: backbone, pooling,
+            temperature, method, method_options, own_head (whether the head is ImageNet's), image_size, class_names.
     """
     write(model.state_dict(), path, metadata | ({"network": json.dumps(about)} if about else {}))
 
@@ -197,36 +196,32 @@ def write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> N
 
 
 def save_backbone(model: nn.Module, backbone: str, path: Path, trained_on: str) -> None:
-    """Write the convolutions alone in torchvision's keys: weights for `build` to start from. Not conv6's.
+    """Write the convolutions, without conv6, in torchvision's keys: weights for `build` to start from.
 
     Args:
         backbone: the name that the model was built with.
         trained_on: for the file's header.
     """
-    prefixes, state = _backbone(backbone).prefixes, model.get_submodule("backbone").state_dict()
+    prefixes, state = BACKBONES[backbone].prefixes, model.get_submodule("backbone").state_dict()
     named = {prefixes[0] + key if key[0].isdigit() else key: value for key, value in state.items()}
     write({k: v for k, v in named.items() if k.startswith(prefixes)}, path, {"trained_on": trained_on})
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The header that `save` wrote.
+    """Read the header that `save` wrote.
 
     Raises:
-        ValueError: if the file is cut off or no safetensors file; `weights.PickleError`, if it is a pickle.
+        ValueError: if the file is cut off or no safetensors file; for a pickle it names the command that converts it.
     """
     with weights_files.explained(path), safe_open(path, framework="pt") as file:
-        header = (file.metadata() or {}).get("about", "{}")
-    try:
-        return json.loads(header)
-    except ValueError as error:
-        raise ValueError(f"{path} does not say rightly what it holds ({error}): copy it again") from error
+        return json.loads((file.metadata() or {}).get("about", "{}"))
 
 
 def load_into(model: nn.Module, path: str | Path) -> nn.Module:
-    """Read a checkpoint of `save` into a model of the same shape.
+    """Read a file of `save` into a model of the same shape, and return the model.
 
     Raises:
-        ValueError: if the file is of another network.
+        ValueError: if the file is of another network, or not finite.
     """
     name = f"this {type(model).__name__}"
     weights_files.put(model, weights_files.read(path, name), path, name)
@@ -239,18 +234,16 @@ def _backbone(name: str) -> Backbone:
 
 
 def _network(name: str, weights: str | Path | None, head: bool) -> nn.Module:
-    """The whole torchvision network with its weights; `head` says whether the classifier's are needed too."""
+    """Build the whole torchvision network with its weights; `head` says whether the classifier's are needed too."""
     recipe = BACKBONES[name]
+    network = recipe.build()
     if weights == "imagenet":
         if name == "small_vgg":
             raise ValueError("small_vgg has no ImageNet weights; give a safetensors file or none")
         published = torchvision.models.get_model_weights(recipe.build)["IMAGENET1K_V1"]
-        network = recipe.build()  # torchvision's own way unpickles whatever the file holds
+        # not torchvision's own `weights=`, which would unpickle whatever the file holds
         network.load_state_dict(published.get_state_dict(check_hash=True, weights_only=True))
-        return network
-    network = recipe.build()
-    if weights is not None:
+    elif weights is not None:
         keys = tuple(key for key in network.state_dict() if head or key.startswith(recipe.prefixes))
         weights_files.put(network, weights_files.read(weights, name), weights, name, keys)
-        weights_files.require_finite(network, weights)
     return network

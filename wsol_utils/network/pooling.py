@@ -1,4 +1,4 @@
-"""Poolings between the last convolution and the linear head (Zhang et al., Sec. 4.1).
+"""Pool the last convolution's features for the linear head (Zhang et al., Sec. 4.1).
 
 Each is a module from feature maps (B, C, H, W) to one vector per image (B, C).
 """
@@ -22,13 +22,13 @@ class GlobalAveragePool(nn.Module):
 class WeightedGlobalAveragePool(nn.Module):
     """Weighted global average pooling (Zhang et al., Sec. 4.1 and Eq. 1).
 
-    Every channel weighs its own positions by a spatial softmax S_c of its activations. The printed
-    denominator of S_c lacks the `exp`; the text says "probability distribution", so it is put back.
+    Every channel weighs its own positions by a spatial softmax S_c of its activations. The printed denominator of S_c
+    lacks the `exp`; the text says "probability distribution", so we put it back.
 
     Args:
         temperature: divides the activations before the softmax; 1 in the paper.
-        divide_by_area: divide the weighted sum by W·H once more, as Eq. 1 is printed. False gives
-            `wgap_sum`, the softmax-weighted mean.
+        divide_by_area: divide the weighted sum by W·H once more, as Eq. 1 is printed. False gives `wgap_sum`, the
+            softmax-weighted mean.
 
     Raises:
         ValueError: if the temperature is not positive.
@@ -42,9 +42,9 @@ class WeightedGlobalAveragePool(nn.Module):
         self.divide_by_area = divide_by_area
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C), in the features' dtype; the softmax is taken in at least float32."""
+        """(B, C, H, W) -> (B, C), in the features' dtype; the softmax is computed in float32 or wider."""
         flat = features.flatten(2)  # (B, C, H·W)
-        wide = flat if flat.dtype == torch.float64 else flat.float()  # no overflow in float16
+        wide = flat.to(torch.promote_types(flat.dtype, torch.float32))  # no overflow in float16
         weights = torch.softmax(wide / self.temperature, dim=2)  # S_c, sums to 1 per channel
         pooled = (wide * weights).sum(dim=2)  # (B, C)
         if self.divide_by_area:
@@ -86,7 +86,7 @@ POOLINGS: dict[str, Callable[[float], nn.Module]] = {  # name -> the module for 
 
 
 def build(name: str, temperature: float = 1.0) -> nn.Module:
-    """The pooling of that name, one of `POOLINGS`.
+    """Build the pooling of that name, one of `POOLINGS`.
 
     Raises:
         ValueError: if the name is unknown.

@@ -1,7 +1,7 @@
-"""Several processes, on one machine or on many, as torchrun starts them; alone, everything here is a no-op.
+"""Work in several processes, on one machine or many, as torchrun starts them; in one process all of this does nothing.
 
-Every process has a share of the images and the same weights; the first one writes. The results folder must be the
-same for all of them: they go on from the checkpoints that lie there.
+Every process has its share of the images and the same weights; the first one writes. All of them must have the same
+results folder, where the checkpoints lie that they go on from.
 """
 
 import os
@@ -14,21 +14,21 @@ from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-RESTARTS = 3  # of all processes after one of them has died, before the run is given up
+RESTARTS = 3  # of all processes after one of them has died; then the run ends
 
 
 def rank() -> int:
-    """Which process this is, from 0."""
+    """Return which process this is, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def size() -> int:
-    """How many processes there are."""
+    """Return how many processes there are."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def gather(value: object) -> list | None:
-    """What every process has, in the order of their ranks, for the first one; None for the others."""
+    """Return every process's value, in the order of their ranks, in the first process; None in the others."""
     if size() == 1:
         return [value]
     everyone: list | None = [None] * size() if rank() == 0 else None
@@ -43,19 +43,19 @@ def add(values: torch.Tensor) -> None:
 
 
 def wait() -> None:
-    """Until every process is here."""
+    """Wait until every process is here."""
     if size() > 1:
         distributed.barrier()
 
 
 def launched() -> bool:
-    """Whether torchrun, or `launch`, started this process as one of several."""
+    """Tell whether torchrun, or `launch`, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 @contextmanager
 def group(device: str) -> Iterator[None]:
-    """Join the processes that torchrun started, for as long as this lasts; nothing where there is one alone.
+    """Join the processes that torchrun started, for the time of the block; do nothing where there is one alone.
 
     Args:
         device: "cpu" or "cuda"; the processes of a machine share its cores, and each takes a GPU of its own.
@@ -71,10 +71,10 @@ def group(device: str) -> Iterator[None]:
     distributed.destroy_process_group()  # not after an error: it would wait for processes that may be gone
 
 
-def launch(processes: int, device: str, function: Callable, *arguments: object, restarts: int = RESTARTS) -> None:
+def launch(processes: int, device: str, function: Callable, *arguments: object) -> None:
     """Call a function in several processes of one `group` on this machine, and wait for them.
 
-    Torch's elastic launcher starts them. Where one dies, all are started again, and go on from what they had kept.
+    Torch's elastic launcher starts them. Where one dies, it starts all again, and they go on from what they have kept.
 
     Args:
         processes: how many.
@@ -83,11 +83,11 @@ def launch(processes: int, device: str, function: Callable, *arguments: object, 
         arguments: what can be pickled.
 
     Raises:
-        RuntimeError: with the first process's error, if they could not finish.
+        RuntimeError: if they cannot finish, with the error of the process that failed first.
     """
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=restarts, start_method="spawn",
+        rdzv_endpoint="localhost:0", max_restarts=RESTARTS, start_method="spawn",
     )  # fmt: skip
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # a shared one keeps the addresses of those that died
     try:

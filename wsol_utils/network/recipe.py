@@ -1,4 +1,4 @@
-"""How a network is fine-tuned: epochs, rates and their schedule (Zhang et al., Sec. 5)."""
+"""Say how to fine-tune a network: epochs, rates and their schedule (Zhang et al., Sec. 5)."""
 
 import math
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ SCHEDULES = ("constant", "onecycle", "steps")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fine-tune, a value each.
+    """The values of a fine-tuning.
 
     Attributes:
         epochs: passes over the train split.
-        batch_size: images a step, of all processes together; a last incomplete batch is dropped.
+        batch_size: images in a step, of all processes together; the last batch is left out where it is incomplete.
         lr: the backbone's rate (1e-4 in the paper).
-        head_multiplier: the head learns at `lr` times this. Eq. 1's second division makes the pooled
-            vector W·H times smaller, so `wgap` needs a far larger one than `gap`.
-        weight_decay: of the backbone; divided by `head_multiplier` for the head, so that both shrink
-            by the same share a step.
+        head_multiplier: the head learns at `lr` times this. Eq. 1's second division makes the pooled vector W·H times
+            smaller, so `wgap` needs a far larger one than `gap`.
+        weight_decay: of the backbone; the head's is this divided by `head_multiplier`, so that both shrink by the same
+            share in a step.
         optimizer: "sgd" (Nesterov momentum 0.9) or "adamw".
-        schedule: one of `SCHEDULES`: "constant", "onecycle", or "steps" (of rethinkingCAM: a tenth after
-            30, 60 and 90 % of the run).
+        schedule: one of `SCHEDULES`: "constant", "onecycle", or "steps" (as in rethinkingCAM: a tenth after 30, 60 and
+            90 % of the run).
     """
 
     epochs: int
@@ -39,7 +39,7 @@ class Recipe:
 
 
 def rate_factor(schedule: str, progress: float) -> float:
-    """The share of its rate that a parameter group learns at, `progress` from 0 to 1 through the run.
+    """Give the share of its full rate that a parameter group learns at, `progress` from 0 to 1 through the run.
 
     "onecycle" rises linearly from 1/25 over the first 30 % and falls along a cosine to 0.
     """

@@ -1,8 +1,8 @@
-"""Fine-tuning with class labels alone (Zhang et al., Sec. 5).
+"""Fine-tune a network with class labels alone (Zhang et al., Sec. 5).
 
-A checkpoint is kept after every epoch, and every so many steps, and a run that was cut off goes on from it; order and
-augmentation are functions of seed, epoch and image, so it goes on as if nothing had happened. Under torchrun each
-process has its share of every batch (see the module `processes`).
+A run keeps a checkpoint after every epoch, and every so many steps. One that was cut off goes on from there to the same
+bits: order and augmentation are functions of seed, epoch and image. Under torchrun each process takes its share of
+every batch (see the module `processes`).
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def fit(
     model: nn.Module, loader: Loader, recipe: Recipe, checkpoint: Path, *,
     seed: int = 0, compiled: bool = False, keep_every: int = 0, fingerprint: str = "", about: dict | None = None,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Train `model` in place and write it to `checkpoint`; do nothing again where that is there already.
+    """Train `model` in place and write it to `checkpoint`; read it from there where the same run wrote it before.
 
     Args:
         model: a network of `models.build`; it is moved to the loader's device, where a GPU computes in bfloat16 as
@@ -47,19 +47,17 @@ def fit(
         about: what the file is to say of the network, as of `models.save`.
 
     Returns:
-        The history: per epoch its number, mean loss, accuracy in percent; and its seconds, if it was trained just
-        now: they are not in the file, so that equal runs write equal files.
+        The history: for each epoch its number, mean loss and accuracy in percent; and its seconds, where this process
+        trained it. They are not in the file, so that equal runs write equal files.
 
     Raises:
-        FloatingPointError: if the loss is not finite, naming the batch and its images.
+        FloatingPointError: if the loss is not finite, naming the batch and its images, or the weights are not.
         MemoryError: if a batch is too large.
-        ValueError: if the train split is smaller than one batch, or a batch smaller than an image for each process.
+        ValueError: if the train split is smaller than one batch.
     """
-    images, sharing = len(loader.dataset), processes.size()
-    if images < recipe.batch_size:
-        raise ValueError(f"batch_size {recipe.batch_size} is larger than the train split of {images} images")
-    if recipe.batch_size < sharing:
-        raise ValueError(f"batch_size {recipe.batch_size} is less than an image for each of {sharing} processes")
+    if len(loader.dataset) < recipe.batch_size:
+        split = f"the train split of {len(loader.dataset)} images"
+        raise ValueError(f"batch_size {recipe.batch_size} is larger than {split}: lower it")
     identity = identity_of(recipe, seed, fingerprint)
     model.to(loader.device).to(memory_format=torch.channels_last)  # a quarter faster on CPUs, more on GPUs
     history = checkpoints.finished(checkpoint, identity, model)
@@ -67,6 +65,8 @@ def fit(
         run = _Run(model, loader, recipe, seed, checkpoint, identity, keep_every)
         with enough_memory(recipe.batch_size, "batch_size or cache_gb"):
             history = run.to_the_end(compiled)
+        if not all(value.isfinite().all() for value in model.state_dict().values()):
+            raise FloatingPointError("the weights are not finite after the last batch: lower lr or head_multiplier")
         if processes.rank() == 0:
             timeless = [{name: epoch[name] for name in ("epoch", "loss", "accuracy")} for epoch in history]
             models.save(model, checkpoint, {"identity": identity, "history": json.dumps(timeless)}, about)
@@ -76,16 +76,16 @@ def fit(
 
 
 def identity_of(recipe: Recipe, seed: int, fingerprint: str) -> str:
-    """What tells one run from another; its files hold it."""
+    """Give the text that tells one run from another, which its files hold."""
     values = json.dumps({**asdict(recipe), "seed": seed, "fingerprint": fingerprint}, sort_keys=True)
     return hashlib.sha256(values.encode()).hexdigest()
 
 
 class _Run:
-    """One fine-tuning on its way: what a checkpoint holds, and what a step needs.
+    """A fine-tuning under way: what a checkpoint holds, and what a step needs.
 
-    Beside the history, `sums` over the images seen in the present epoch: loss, right answers, number; of this process
-    alone until `_keep` adds them up in the first one.
+    `sums` are over the images seen in the present epoch: loss, right answers, number. Each process has its own, until
+    `_keep` adds them up in the first one.
     """
 
     def __init__(
@@ -100,10 +100,14 @@ class _Run:
         self.on_gpu = torch.device(loader.device).type == "cuda"
         self.optimizer = _optimizer(model, recipe, fused=self.on_gpu)
         self.history: list[dict[str, float]] = []
-        self.step, self.seconds = 0, 0.0  # of the present epoch
-        self.sums = torch.zeros(3, dtype=_precise(loader.device), device=loader.device)
+        self.step = 0  # of the present epoch
+        precise = torch.float32 if torch.device(loader.device).type == "mps" else torch.float64  # MPS has no more
+        self.sums = torch.zeros(3, dtype=precise, device=loader.device)
         self.losses: dict[int, Tensor] = {}  # of the steps since the last look
-        self._go_on()
+        if state := checkpoints.go_on(self.resume, identity, model, self.optimizer):
+            self.history, self.step = state["history"], state["step"]
+            if processes.rank() == 0:
+                self.sums += torch.tensor(state["sums"], dtype=precise, device=loader.device)
         processes.wait()  # nobody writes before everybody has read
         done = len(self.history) * self.steps + self.step
         self.bar = tqdm(
@@ -112,7 +116,7 @@ class _Run:
         )  # fmt: skip
 
     def to_the_end(self, compiled: bool) -> list[dict[str, float]]:
-        """The epochs that are left; the whole history."""
+        """Train the epochs that are left; the whole history."""
         network = self.model if processes.size() == 1 else DistributedDataParallel(self.model)
         if compiled:
             network.compile()
@@ -123,8 +127,9 @@ class _Run:
         return self.history
 
     def _epoch(self, network: nn.Module) -> None:
-        """One pass over the train split, or what is left of it."""
-        epoch, start, size = len(self.history), time.perf_counter() - self.seconds, self.recipe.batch_size
+        """Make one pass over the train split, or what is left of it."""
+        epoch, size = len(self.history), self.recipe.batch_size
+        self.start = time.perf_counter()
         self.loader.dataset.set_epoch(epoch)
         order = self.method.order(self.loader.dataset.labels.tolist(), self.seed, epoch, size, processes.size())
         whole = [order[i * size : (i + 1) * size] for i in range(self.step, self.steps)]
@@ -139,11 +144,10 @@ class _Run:
             if keep or not self.on_gpu or self.step % LOOK == 0:
                 self._look(order)
             if keep:
-                self.seconds = time.perf_counter() - start
                 self._keep(last)
 
     def _step(self, network: nn.Module, images: Tensor, labels: Tensor, keys: Sequence[Key]) -> Tensor:
-        """(b, 3, H, W) images, (b,) labels and b keys, this process's share of a batch; the loss."""
+        """Take a step on this process's share of a batch, (b, 3, H, W), (b,) and b keys; its loss."""
         progress = (len(self.history) + self.step / self.steps) / self.recipe.epochs
         factor = rate_factor(self.recipe.schedule, progress)
         for group in self.optimizer.param_groups:
@@ -165,7 +169,7 @@ class _Run:
         return loss.detach()
 
     def _look(self, order: list[int]) -> None:
-        """Is the loss still a number? `order` is the epoch's, for the names of the images."""
+        """Show the loss, or raise where it is no number; `order` is the epoch's, for the names of the images."""
         loss, right, seen = self.sums.tolist()
         if not math.isfinite(loss):
             step = next(step for step, loss in self.losses.items() if not loss.isfinite())
@@ -183,36 +187,24 @@ class _Run:
         processes.add(self.sums)
         loss, right, seen = self.sums.tolist()
         if last:
-            figures = {"loss": loss / seen, "accuracy": 100 * right / seen, "seconds": self.seconds}
-            self.history.append({"epoch": len(self.history) + 1, **figures})
-            self.step, self.seconds = 0, 0.0
+            figures = {"loss": loss / seen, "accuracy": 100 * right / seen}
+            seconds = time.perf_counter() - self.start
+            self.history.append({"epoch": len(self.history) + 1, **figures, "seconds": seconds})
+            self.step = 0
         if last or processes.rank() > 0:
             self.sums.zero_()
         if processes.rank() == 0:
-            state = {"history": self.history, "step": self.step, "seconds": self.seconds, "sums": self.sums.tolist()}
+            state = {"history": self.history, "step": self.step, "sums": self.sums.tolist()}
             checkpoints.keep(self.resume, self.identity, self.model, self.optimizer, state)
-
-    def _go_on(self) -> None:
-        """Put back what `_keep` wrote; nothing where there is none of this very run."""
-        state = checkpoints.go_on(self.resume, self.identity, self.model, self.optimizer)
-        if state is not None:
-            self.history, self.step, self.seconds = state["history"], state["step"], state["seconds"]
-            if processes.rank() == 0:
-                self.sums += torch.tensor(state["sums"], dtype=self.sums.dtype, device=self.sums.device)
-
-
-def _precise(device: str) -> torch.dtype:
-    """What sums are kept in on a device: MPS knows no float64."""
-    return torch.float32 if torch.device(device).type == "mps" else torch.float64
 
 
 def _wide(values: Tensor) -> Tensor:
-    """In float32 at least, where autocast left less."""
+    """Convert to float32 what autocast left narrower."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _optimizer(model: nn.Module, recipe: Recipe, fused: bool) -> torch.optim.Optimizer:
-    """Two groups, backbone and new layers, each with its full rate under `full_lr`."""
+    """Make an optimiser of two groups, backbone and new layers, each with its full rate under `full_lr`."""
     head = cast(models.Localizer, model).new_parameters()
     body = [p for p in model.parameters() if not any(p is q for q in head)]
     k = recipe.head_multiplier

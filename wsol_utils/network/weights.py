@@ -1,11 +1,8 @@
-"""Read a network's weights as users have them: a safetensors file, or a pickle that is converted first.
+"""Read a network's weights from a safetensors file, or convert them from a PyTorch pickle.
 
-Their keys may differ from the network's in what torch and torchvision pass over, too, and in one prefix.
+A file's names may differ from the network's by a wrapper's prefix, and where torch and torchvision allow it.
 """
 
-import argparse
-import codecs
-import pickle
 import re
 import shlex
 import sys
@@ -15,41 +12,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 STARTS = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))  # torch.save's files, new and old
-WITHIN = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights")  # the first one counts
-ALONE = "torch.save(model.state_dict(), …)"
-SCALAR = np.float64(0).__reduce__()[0]  # how NumPy's numbers are pickled
-BESIDE: list[Any] = [  # trainers often keep options and NumPy's numbers beside the weights: data that run nothing
-    argparse.Namespace, codecs.encode, np.dtype, *{type(np.dtype(kind)) for kind in "?ilqfde"}, SCALAR,
-    (SCALAR, "numpy.core.multiarray.scalar"), (SCALAR, "numpy._core.multiarray.scalar"),
-]  # fmt: skip
-
-
-class PickleError(ValueError):
-    """A PyTorch pickle in place of a safetensors file."""
+WITHIN = ("", "state_dict", "model_state_dict", "model", "network", "net", "module", "weights")  # the first one counts
 
 
 @contextmanager
 def explained(path: str | Path) -> Iterator[None]:
-    """An error of safetensors says what the file is, and what can be done.
+    """Explain an error of safetensors: what the file is, and what to do.
 
     Raises:
-        PickleError: naming the command that converts it.
-        ValueError: the file is cut off, or something else.
+        ValueError: if the file is cut off or no safetensors file; for a pickle it names the command that converts it.
     """
     try:
         yield
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:  # the latter of the header's text
         if is_pickle(path):
             out = Path(path).with_suffix(".safetensors")
-            out = out if out != Path(path) else out.with_stem(f"{out.stem}_converted")
-            raise PickleError(
+            raise ValueError(
                 f"{path} is a PyTorch pickle, which could run code: convert it once, "
                 f"python -m wsol_utils convert {shlex.quote(str(path))} {shlex.quote(str(out))}, and give the new file"
             ) from error
@@ -59,10 +43,13 @@ def explained(path: str | Path) -> Iterator[None]:
 
 
 def read(path: str | Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; `name` is the network's, for messages.
+    """Read the tensors of a safetensors file.
+
+    Args:
+        name: the network's, for messages.
 
     Raises:
-        FileNotFoundError: if it does not exist.
+        FileNotFoundError: if the file does not exist.
         ValueError: as `explained`.
     """
     if not Path(path).is_file():
@@ -72,41 +59,40 @@ def read(path: str | Path, name: str) -> dict[str, Tensor]:
 
 
 def renamed(keys: Collection[str], own: Collection[str]) -> dict[str, str]:
-    """Each key by what the network calls it; one that the network does not know stays as it is.
+    """Give each key the name that the network knows it by; a key that it does not know stays as it is.
 
     A wrapper's prefix before all keys is left out ("module." of DataParallel, "_orig_mod." of torch.compile, "model."
-    of Lightning, or several of them), and DenseNet's layers may have the names of an earlier day.
+    of Lightning, or several of them). DenseNet's layers may have their former names ("norm.1" for "norm1").
     """
     prefix = _prefix(keys, set(own))
     names = {}
     for key in keys:
         name = key.removeprefix(prefix)
         later = re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", name)
-        names[key] = later if name not in own and later in own and prefix + later not in keys else name
+        names[key] = later if name not in own and later in own else name
     return names
 
 
 def _prefix(keys: Collection[str], own: set[str]) -> str:
-    prefix, rest = "", list(keys)
-    while rest and not own.intersection(rest):
-        first = rest[0].partition(".")[0] + "."
-        if not all(key.startswith(first) for key in rest):
-            return ""
-        prefix, rest = prefix + first, [key.removeprefix(first) for key in rest]
-    return prefix
+    """Find the shortest prefix of all keys without which the network knows one of them; '' where there is none."""
+    first = next(iter(keys), "")
+    for prefix in ("", *(first[: dot.end()] for dot in re.finditer(r"\.", first))):
+        if own.intersection(key[len(prefix) :] for key in keys):
+            return prefix if all(key.startswith(prefix) for key in keys) else ""
+    return ""
 
 
 def put(
     network: nn.Module, state: Mapping[str, Tensor], path: str | Path, name: str, needed: Collection[str] = ()
 ) -> None:
-    """Load a state dict into a network, in the network's own precision; a prefix that is left out is said on stderr.
+    """Load a state dict into a network, in the network's own precision, and tell stderr which prefix is left out.
 
     Args:
         path, name: of the file and of the network, for messages.
-        needed: the network's keys that must be there; all, if none is given. A counter of batches never must.
+        needed: the network's keys that the file must hold; by default all. Counters of batches are never needed.
 
     Raises:
-        ValueError: if it is of another network.
+        ValueError: if the weights are another network's, or not finite in this one's precision.
     """
     own = network.state_dict()
     names = renamed(state, own)
@@ -119,7 +105,10 @@ def put(
             f"{path} holds the weights of another network than {name}: {wrong[0]!r} is missing, of another shape or "
             f"not {name}'s ({len(wrong)} such tensors); give WEIGHTS with {name}'s torchvision keys, or change BACKBONE"
         )
-    own.update({key: found[key] for key in needed})  # in its own dict, whose version MNASNet asks for
+    for key in needed:
+        if not found[key].to(own[key].dtype).isfinite().all():
+            raise ValueError(f"{path}: {key!r} holds NaN or infinity: give weights that are finite")
+    own.update({key: found[key] for key in needed})  # keeps the dict's version, which MNASNet asks for
     network.load_state_dict(own)
     if prefix := _prefix(state, set(own)):
         print(f"{path}: the prefix {prefix!r} of all keys is left out", file=sys.stderr)
@@ -129,83 +118,46 @@ def _fits(value: Tensor, own: Tensor) -> bool:
     return value.shape == own.shape and (value.is_floating_point() or not own.is_floating_point())
 
 
-def require_finite(network: nn.Module, path: str | Path) -> None:
-    """Refuse weights from a file that hold NaN or infinity, or do once they have the network's precision.
-
-    Raises:
-        ValueError: naming the file and the first such tensor.
-    """
-    for key, value in network.state_dict().items():
-        if not value.isfinite().all():
-            raise ValueError(f"{path}: {key!r} holds NaN or infinity: give weights that are finite")
-
-
 def is_pickle(path: str | Path) -> bool:
-    """Whether a file begins as those of torch.save do, which its name need not say."""
+    """Tell by a file's first bytes whether torch.save wrote it, whatever its name."""
     with open(path, "rb") as file:
         start = file.read(9)
     return start.startswith(STARTS) and start[8:] != b"{"  # where a safetensors file's header begins
 
 
 def unpickle(path: str | Path) -> tuple[str, dict[str, Tensor]]:
-    """The state dict in a file of torch.save, which is read without running what it holds.
+    """Read the state dict in a file of torch.save without running what the file holds.
 
     Returns:
         The key that it lies under, "" where it is the whole file; and its tensors, none of which share memory.
 
     Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is no such file, or holds something else than tensors; it names what.
+        OSError: if the file cannot be opened.
+        ValueError: if the file is no pickle, is cut off, or holds no state dict.
     """
+    remedy = "copy it again from where it came, or save the weights alone, torch.save(model.state_dict(), …)"
     if not is_pickle(path):
         raise ValueError(f"{path} is no PyTorch pickle: nothing is converted; a safetensors file is used as it is")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the errors say
-            with torch.serialization.safe_globals(BESIDE):
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        told = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
-        what = re.search(r"GLOBAL (\S+)", told)
-        holds = f"{what[1]}, which is no tensor" if what else f"what torch does not read as tensors ({told})"
-        raise ValueError(f"{path} holds {holds}: where it was made, save the weights alone, {ALONE}") from error
-    except OSError:
-        raise
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, where a file is cut off
-        told = str(error).partition(". ")[0]
-        raise ValueError(
-            f"{path} cannot be read ({told}): copy it again from where it came, or save the weights alone, {ALONE}"
-        ) from error
-    key, state = _state_dict(path, loaded)
-    return key, {name: value.detach().clone() for name, value in state.items()}
-
-
-def _state_dict(path: str | Path, loaded: Any) -> tuple[str, dict[str, Tensor]]:
-    """The only state dict in what was loaded, or the one with a usual name; and its key."""
-    if _is_state_dict(loaded):
-        return "", loaded
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path} holds a {type(loaded).__name__} and no state dict: save the weights alone, {ALONE}")
-    found = [key for key, value in loaded.items() if _is_state_dict(value)]
-    usual = [key for key in WITHIN if key in found] or found
-    if usual and (len(found) == 1 or usual[0] in WITHIN):
-        return str(usual[0]), loaded[usual[0]]
-    listed = ", ".join(f"{key!r} ({type(value).__name__})" for key, value in loaded.items())
-    count = "several state dicts" if found else "no state dict of tensors"
-    raise ValueError(
-        f"{path} holds {count}, and none under {', '.join(WITHIN)}; its keys are {listed[:500] or 'none'}: save the "
-        f"weights alone, {ALONE}"
-    )
+        other = re.search(r"GLOBAL (\S+)", str(error))
+        problem = f"holds {other[1]}, which is no tensor" if other else re.split(r"\. |\n", str(error))[0]
+        raise ValueError(f"{path} cannot be read ({problem}): {remedy}") from error
+    within = {"": loaded, **loaded} if isinstance(loaded, dict) else {}
+    found = [key for key, value in within.items() if _is_state_dict(value)]
+    key = next((key for key in WITHIN if key in found), found[0] if len(found) == 1 else None)
+    if key is None:
+        listed = ", ".join(f"{key!r} ({type(value).__name__})" for key, value in list(within.items())[1:20])
+        raise ValueError(f"{path} holds no state dict, or several; its keys are {listed or 'none'}: {remedy}")
+    return key, {name: value.detach().clone() for name, value in within[key].items()}
 
 
 def _is_state_dict(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and bool(value)
-        and all(map(_is_plain, value.values()))
-        and all(isinstance(key, str) for key in value)
+        and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
     )
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized

@@ -149,7 +149,7 @@ def _of_notebook_02(path: Path) -> Network:
             f"{path} does not say which network it holds ({error!r}): run notebook 02 again, which writes that into "
             "the file; for weights in torchvision's keys give a backbone and these weights"
         ) from error
-    weights_files.require_finite(models.load_into(model, path), path)
+    models.load_into(model, path)
     parts = [backbone, about["pooling"], *([method] if method != "cam" else [])]
     return Network(model.eval(), names, side, ", ".join(parts))
 
@@ -172,7 +172,6 @@ def _of_torchvision(name: str, weights: str | Path) -> Network:
     classes = next(rows, 1000)
     network = torchvision.models.get_model(name, num_classes=classes, **family.options)
     weights_files.put(network, state, weights, name)
-    weights_files.require_finite(network, weights)
     model = WithFeatures(network, family, (preset.mean, preset.std)).eval()
     names = _named(published.meta["categories"] if classes == 1000 else [""] * classes)
     return Network(model, names, preset.crop_size[0], name)
