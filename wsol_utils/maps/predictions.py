@@ -91,10 +91,14 @@ class Predictions:
             FileNotFoundError: if there is no such folder.
             ValueError: if a file of it is missing, cut off or something else, or the files do not go together.
         """
-        about = path.stat()
-        found: dict[str, Any] = {field.name: _mapped(path / f"{field.name}.npy") for field in fields(cls)}
-        if (about.st_ino, about.st_mtime_ns) != (path.stat().st_ino, path.stat().st_mtime_ns):
-            return cls.load(path)  # another process has put its own there meanwhile
+        folder, found = _which(path), dict[str, Any]()
+        try:
+            found = {field.name: _mapped(path / f"{field.name}.npy") for field in fields(cls)}
+        except ValueError:
+            if _which(path) == folder:
+                raise
+        if _which(path) != folder:  # another process has put its own there meanwhile
+            return cls.load(path)
         lengths = [{found[name].shape[:1] for name in names} for names in (PER_IMAGE, PER_BOX)]
         lengths.append({found["kinds"].shape, found["scaled_maps"].shape[1:2], found["scales"].shape[1:2]})
         if any(len(some) > 1 for some in lengths):
@@ -140,6 +144,12 @@ def written(path: Path, images: int, boxes: int) -> Iterator[Callable[..., None]
 
         yield put
         Predictions.load(folder)
+
+
+def _which(folder: Path) -> tuple[int, int]:
+    """Tell a folder from the next one of its name."""
+    about = folder.stat()
+    return about.st_ino, about.st_mtime_ns
 
 
 def _mapped(file: Path) -> np.ndarray:
