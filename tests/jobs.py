@@ -1,6 +1,7 @@
 """What the tests of several processes, and of killed ones, start: functions that a new process can import."""
 
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -101,15 +102,50 @@ def one_fails(message: str) -> None:
     processes.wait()
 
 
-def sums(path: Path) -> None:
-    """What the collective functions give, written by the first process."""
+def sums() -> tuple:
+    """What the collective functions give."""
     total = torch.tensor([1.0, processes.rank()])
     processes.add(total)
-    everyone = processes.gather({"rank": processes.rank()})
-    if processes.rank() == 0:
-        path.write_text(repr((processes.size(), total.tolist(), everyone)))
-    else:
-        assert everyone is None
+    return processes.size(), total.tolist(), processes.gather({"rank": processes.rank()})
+
+
+class Generated(datasets.ImageDataset):
+    """Photographs that are drawn when they are asked for, and a list of those that were."""
+
+    def __init__(self, count: int) -> None:
+        ids = [f"{i:03}" for i in range(count)]
+        boxes = [[(float(i % 9), 2.0, 20.0, 9.0 + k) for k in range(i % 3)] for i in range(count)]
+        table = pd.DataFrame({"image_id": ids, "path": ids, "label": np.arange(count) % 3, "boxes": boxes})
+        super().__init__(table, ".", datasets.test_transform(32))
+        self.asked: list[int] = []
+
+    def frame(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self.asked.append(index)
+        noise = np.random.default_rng(index).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+        return torch.from_numpy(noise), self.true_boxes(index)
+
+
+def passes(folder: Path, count: int) -> list[int]:
+    """A pass over so many drawn photographs, in batches of four; those that this process asked for."""
+    torch.manual_seed(0)
+    model, drawn = models.build("small_vgg", 3, "wgap"), Generated(count)
+    torch.nn.init.normal_(model.head.weight)
+    sizes = np.arange(2 * count).reshape(-1, 2)
+    found = predict(model, drawn, sizes, batch_size=4, path=folder / f"{count}", identity="the same")
+    assert found.image_id.tolist() == drawn.image_ids.tolist()
+    return drawn.asked
+
+
+def everything_together(sixteen: Path, seven: Path, folder: Path) -> None:
+    """What several processes do at once, and one alone; each says what it got and did."""
+    said = {"sums": sums(), "asked": [passes(folder, 26), passes(folder, 3)]}
+    one_step(seven, folder / "step.safetensors")
+    three_epochs(sixteen, folder / "epochs.safetensors")
+    try:
+        predict(models.build("small_vgg", 3, "wgap"), Generated(1), np.ones((1, 2)))
+    except ValueError as error:
+        said["error"] = str(error)
+    (folder / f"said.{processes.rank()}").write_text(json.dumps(said))
 
 
 def render(root: Path) -> None:

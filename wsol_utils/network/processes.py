@@ -15,6 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 RESTARTS = 3  # of all processes after one of them has died; then the run ends
+START = "spawn"  # how multiprocessing starts a process
 
 
 def rank() -> int:
@@ -87,7 +88,7 @@ def launch(processes: int, device: str, function: Callable, *arguments: object) 
     """
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=RESTARTS, start_method="spawn",
+        rdzv_endpoint="localhost:0", max_restarts=RESTARTS, start_method=START,
     )  # fmt: skip
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # a shared one keeps the addresses of those that died
     try:
