@@ -1,10 +1,12 @@
 """Profile `paper` from end to end through the notebooks, on a handful of made-up images in each official layout.
 
-VGG-16 at 224 pixels with random weights and one step of fine-tuning: whoever has the full data and a GPU meets no
-line for the first time. Side roads (seeds, poolings, validation, no train split) take cheaper networks.
+CUB takes VGG-16 at 224 pixels with random weights and one step of fine-tuning: whoever has the full data and a GPU
+meets no line for the first time. The other layouts and side roads take cheaper networks.
 """
 
 import ast
+import contextlib
+import io
 import json
 
 import numpy as np
@@ -31,6 +33,12 @@ RULES = [
 RECOMBINATIONS = ["signed", "positive", "absolute"]
 STEP = {"batch_size": 4, "epochs": 1}
 CHEAP = {"backbone": "small_vgg", "image_size": 48, "resize_size": 52, **STEP}
+ROADS = {  # values, poolings, seeds, and the side of a map
+    "cub": ({"backbone": "vgg16", "batch_size": 2, "epochs": 1}, ("gap", "wgap"), (0,), 14),
+    "ilsvrc": ({"seeds": "0,1", **CHEAP}, ("gap", "wgap"), (0, 1), 6),
+    "tiny_imagenet": ({"poolings": "gap,wgap,wgap_sum,tap", **CHEAP}, ("gap", "wgap", "wgap_sum", "tap"), (0,), 6),
+}
+BEYOND = {1: 2, 3: 32, 4: 0.5}  # line of one of CUB's boxes -> pixels that it goes beyond the edge
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +60,33 @@ def small_weights(tmp_path_factory):
     return weights_file(tmp_path_factory.mktemp("weights") / "small.safetensors", models.SmallVGG(), "features.")
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
-def run(request, tmp_path_factory, vgg16_weights):
-    """(data set, its results folder) after notebooks 01 to 06."""
-    folder = tmp_path_factory.mktemp(request.param)
-    LAYOUTS[request.param](folder / "data", test=2)
-    run_road(
-        dataset=request.param, profile="paper", data_root=str(folder / "data"), weights=str(vgg16_weights),
-        results=str(folder / "results"), **STEP,
-    )  # fmt: skip
-    return request.param, folder / "results" / "paper" / request.param
+@pytest.fixture(scope="module")
+def roads(tmp_path_factory, vgg16_weights, small_weights):
+    """All results after notebooks 01 to 06 for each layout, the folder of the photographs, and what was said."""
+    root, said = tmp_path_factory.mktemp("roads"), io.StringIO()
+    for dataset, (values, *_) in ROADS.items():
+        LAYOUTS[dataset](root / dataset, *images(dataset))
+        if dataset == "cub":
+            for line, pixels in BEYOND.items():
+                with Image.open(root / "cub" / "images" / cub_path(root, line)) as image:
+                    box = f"{line} 4.0 5.0 {image.width - 4 + pixels} 9.0"
+                replace_line(root / "cub" / "bounding_boxes.txt", line, box)
+        weights = vgg16_weights if values["backbone"] == "vgg16" else small_weights
+        with contextlib.redirect_stdout(said):
+            run_road(
+                dataset=dataset, profile="paper", data_root=str(root / dataset), weights=str(weights),
+                results=str(root / "results"), **values,
+            )  # fmt: skip
+    return root / "results" / "paper", root, said.getvalue()
+
+
+def images(dataset):
+    """How many there are of each class to train and to test with: VGG-16 takes its time."""
+    return (1, 1) if dataset == "cub" else (2, 2)
+
+
+def cub_path(root, line):
+    return (root / "cub" / "images.txt").read_text().splitlines()[line - 1].split()[1]
 
 
 def read_metrics(folder):
@@ -99,43 +124,45 @@ def assert_pictures(folder):
         assert min(pixels.shape[:2]) > 150 and pixels.std() > 10, f"{name} is blank"
 
 
-# VGG-16, in each layout.
+# Each layout.
 
 
-def test_metrics(run):
-    dataset, folder = run
-    metrics = assert_complete(folder, ("gap", "wgap"))
+@pytest.mark.parametrize("dataset", ROADS)
+def test_metrics_and_figures(roads, dataset):
+    values, poolings, seeds, _ = ROADS[dataset]
+    metrics = assert_complete(roads[0] / dataset, poolings, seeds)
     for column, value in {
-        "dataset": dataset, "profile": "paper", "backbone": "vgg16", "normalization": "max", "resolution": "input",
-        "protocol": "paper", "n_images": 4,
+        "dataset": dataset, "profile": "paper", "backbone": values["backbone"], "normalization": "max",
+        "resolution": "input", "protocol": "paper", "n_images": 2 * images(dataset)[1],
     }.items():  # fmt: skip
         assert set(metrics[column]) == {value}, column
-    assert metrics.loc[metrics["pooling"] == "gap", "temperature"].isna().all()
-    assert set(metrics.loc[metrics["pooling"] == "wgap", "temperature"]) == {1.0}
+    weighted = metrics["pooling"].isin(["wgap", "wgap_sum"])
+    assert metrics.loc[~weighted, "temperature"].isna().all() and set(metrics.loc[weighted, "temperature"]) == {1.0}
+    assert_pictures(roads[0] / dataset)
 
 
-def test_predictions_hold_a_map_of_14_by_14_for_every_image(run):
-    dataset, folder = run
-    table = datasets.read_table(folder / "annotations.csv")
+@pytest.mark.parametrize("dataset", ROADS)
+def test_predictions_hold_a_map_for_every_image(roads, dataset):
+    values, poolings, _, side = ROADS[dataset]
+    table, frame = datasets.read_table(roads[0] / dataset / "annotations.csv"), values.get("image_size", 224)
     test = table[table["split"] == "test"]
-    for name in ("gap", "wgap"):
-        predictions = Predictions.load(folder / "seed0" / f"predictions_{name}")
+    for name in poolings:
+        predictions = Predictions.load(roads[0] / dataset / "seed0" / f"predictions_{name}")
         assert predictions.image_id.tolist() == test["image_id"].tolist()
-        assert predictions.label.tolist() == [0, 0, 1, 1]
+        assert predictions.label.tolist() == ([0, 1] if dataset == "cub" else [0, 0, 1, 1])
         kinds = predictions.kinds.tolist()
         assert kinds[:3] == RECOMBINATIONS and "unrectified_absolute_maps" in kinds  # VGG-16 ends in a ReLU
-        assert predictions.scaled_maps.shape == (4, len(kinds), 14, 14) and predictions.scales.shape == (4, len(kinds))
-        assert predictions.logits.shape == (4, 2) and predictions.size.tolist() == [224, 224]
+        assert predictions.scaled_maps.shape == (len(test), len(kinds), side, side)
+        assert predictions.logits.shape == (len(test), 2) and predictions.size.tolist() == [frame, frame]
         boxes = predictions.true_boxes()
-        assert [len(found) for found in boxes] == ([1, 3, 1, 3] if dataset == "ilsvrc" else [1] * 4)
+        assert [len(found) for found in boxes] == ([1, 3, 1, 3] if dataset == "ilsvrc" else [1] * len(test))
         for row, found in zip(test.itertuples(), boxes, strict=True):  # boxes follow the square resize
-            scale = np.array([224 / row.width, 224 / row.height] * 2)
+            scale = np.array([frame / row.width, frame / row.height] * 2)
             np.testing.assert_allclose(found, np.array(row.boxes) * scale, atol=0.01)
 
 
-def test_both_poolings_were_trained_from_the_weights_given(run, vgg16_weights):
-    _, folder = run
-    start = load_file(vgg16_weights)
+def test_both_poolings_were_trained_from_the_weights_given(roads, vgg16_weights):
+    folder, start = roads[0] / "cub", load_file(vgg16_weights)
     states = {name: load_file(folder / "seed0" / f"{name}.safetensors") for name in ("gap", "wgap")}
     for name, state in states.items():
         assert state["head.weight"].shape == (2, 512), name
@@ -143,20 +170,29 @@ def test_both_poolings_were_trained_from_the_weights_given(run, vgg16_weights):
         assert moved, f"one step with {name} changed no convolution"
         largest = max((state[key.replace("features", "backbone", 1)] - start[key]).abs().max() for key in start)
         assert largest < 0.1, f"{name} did not start from the weights given"
-    assert not torch.equal(states["gap"]["head.weight"], states["wgap"]["head.weight"])
+    [epoch] = json.loads(models.read_metadata(folder / "seed0" / "wgap.safetensors")["history"])
+    assert epoch["epoch"] == 1 and np.isfinite(epoch["loss"])
     networks = pd.read_csv(folder / "seed0" / "networks.csv")
     assert networks["pooling"].tolist() == ["gap", "wgap"] and not networks["own_head"].any()
     assert not list(folder.rglob("*.part")) and not list(folder.rglob("*.resume.pt"))
 
 
-def test_tables(run):
-    dataset, folder = run
+@pytest.mark.parametrize("dataset", ROADS)
+def test_heads_differ_with_pooling_and_seed(roads, dataset):
+    _, poolings, seeds, _ = ROADS[dataset]
+    files = [roads[0] / dataset / f"seed{seed}" / f"{name}.safetensors" for name in poolings for seed in seeds]
+    heads = [load_file(file)["head.weight"] for file in files]
+    assert all(not torch.equal(a, b) for i, a in enumerate(heads) for b in heads[:i])
+
+
+@pytest.mark.parametrize("dataset", ROADS)
+def test_tables(roads, dataset):
+    folder, (values, _, seeds, _) = roads[0] / dataset, ROADS[dataset]
     table, text = pd.read_csv(folder / "table.csv", dtype=str), (folder / "table.md").read_text(encoding="utf-8")
     measured = table[table["source"] == "measured"]
-    assert (
-        len(measured) == 10
-        and measured["measured_on"].str.fullmatch(rf"{dataset} \(paper\), vgg16 from [^,]+, 4 images").all()
-    )
+    on = rf"{dataset} \(paper\), {values['backbone']} from [^,]+, {2 * images(dataset)[1]} images.*"
+    assert len(measured) == 10 and measured["measured_on"].str.fullmatch(on).all()
+    assert measured["gt_known"].str.contains("±").all() == (len(seeds) > 1)
     printed = table[table["source"] == "paper"]
     if dataset == "tiny_imagenet":  # the paper has no such table
         assert printed.empty
@@ -168,8 +204,19 @@ def test_tables(run):
         assert f"| {method} " in text
 
 
-def test_figures(run):
-    assert_pictures(run[1])
+def test_both_data_sets_are_joined_in_one_figure_4(roads):
+    with Image.open(roads[0] / "fig4.png") as six, Image.open(roads[0] / "cub" / "fig4.png") as three:
+        assert six.width > 1.7 * three.width
+
+
+def test_boxes_beyond_the_edge_are_clipped_and_that_is_said(roads):
+    results, root, said = roads
+    table = datasets.read_table(results / "cub" / "annotations.csv")
+    assert table["clipped"].tolist() == [BEYOND.get(line, 0) for line in range(1, 5)]
+    assert table["boxes"][2] == [(4, 5, table["width"][2], 14)]
+    assert "boxes clipped to their image: in 1 images by a pixel or less, in 2 by more; the most is 32 px\n" in said
+    assert f"  32 px: bounding_boxes.txt:3 (images.txt:3), images/{cub_path(root, 3)}\n" in said
+    assert f"  2 px: bounding_boxes.txt:1 (images.txt:1), images/{cub_path(root, 1)}\n" in said
 
 
 # The values of the configuration that nothing overrides.
@@ -192,60 +239,16 @@ def test_defaults_are_those_of_the_paper(dataset):
 # Side roads.
 
 
-def test_seeds_as_make_hands_them_over_and_boxes_beyond_the_edge(tmp_path, small_weights, capsys):
-    cub(tmp_path / "data")
-    beyond = {1: 2, 3: 32, 4: 0.5}  # line of a box -> pixels
-    paths = [line.split()[1] for line in (tmp_path / "data" / "images.txt").read_text().splitlines()]
-    for line, pixels in beyond.items():
-        with Image.open(tmp_path / "data" / "images" / paths[line - 1]) as image:
-            replace_line(
-                tmp_path / "data" / "bounding_boxes.txt", line, f"{line} 4.0 5.0 {image.width - 4 + pixels} 9.0"
-            )
-    run_road(
-        dataset="cub", profile="paper", data_root=str(tmp_path / "data"), weights=str(small_weights), seeds="0,1",
-        results=str(tmp_path / "results"), **CHEAP,
-    )  # fmt: skip
-    folder = tmp_path / "results" / "paper" / "cub"
-    metrics = assert_complete(folder, ("gap", "wgap"), seeds=(0, 1))
-    assert set(metrics["backbone"]) == {"small_vgg"}
-    table = datasets.read_table(folder / "annotations.csv")
-    assert table["clipped"].tolist() == [beyond.get(line, 0) for line in range(1, 11)]
-    assert table["boxes"][2] == [(4, 5, table["width"][2], 14)]
-    said = "boxes clipped to their image: in 1 images by a pixel or less, in 2 by more; the most is 32 px\n"
-    said += f"  32 px: bounding_boxes.txt:3 (images.txt:3), images/{paths[2]}\n"
-    assert said + f"  2 px: bounding_boxes.txt:1 (images.txt:1), images/{paths[0]}\n" in capsys.readouterr().out
-    heads = [load_file(folder / f"seed{seed}" / "gap.safetensors")["head.weight"] for seed in (0, 1)]
-    assert not torch.equal(*heads)
-    measured = pd.read_csv(folder / "table.csv", dtype=str).query("source == 'measured'")
-    assert measured["gt_known"].str.contains("±").all()
-    assert_pictures(folder)
-
-
-def test_all_poolings(tmp_path, small_weights):
-    cub(tmp_path / "data")
-    run_road(
-        dataset="cub", profile="paper", data_root=str(tmp_path / "data"), weights=str(small_weights),
-        poolings="gap,wgap,wgap_sum,tap", results=str(tmp_path / "results"), **CHEAP,
-    )  # fmt: skip
-    folder = tmp_path / "results" / "paper" / "cub"
-    metrics = assert_complete(folder, ("gap", "wgap", "wgap_sum", "tap"))
-    assert set(metrics.loc[metrics["temperature"].notna(), "pooling"]) == {"wgap", "wgap_sum"}
-    heads = [load_file(folder / "seed0" / f"{name}.safetensors")["head.weight"] for name in set(metrics["pooling"])]
-    assert all(not torch.equal(a, b) for i, a in enumerate(heads) for b in heads[:i])
-
-
 def test_validation_looks_at_no_test_image(tmp_path, small_weights):
     cub(tmp_path / "data", train=5)
     run_road(
         dataset="cub", profile="paper", data_root=str(tmp_path / "data"), weights=str(small_weights),
-        evaluate_on="validation", results=str(tmp_path / "results"), **CHEAP,
+        evaluate_on="validation", results=str(tmp_path / "results"), last="03", **CHEAP,
     )  # fmt: skip
     folder = tmp_path / "results" / "paper" / "cub_validation"  # not taken for figures of the test split
-    assert set(assert_complete(folder, ("gap", "wgap"))["n_images"]) == {2}  # a fifth of five, of each class
     table = datasets.read_table(folder / "annotations.csv").set_index("image_id")
     evaluated = Predictions.load(folder / "seed0" / "predictions_wgap").image_id
-    assert set(table.loc[evaluated, "split"]) == {"train"}
-    assert_pictures(folder)
+    assert table.loc[evaluated, "split"].tolist() == ["train"] * 2  # a fifth of five, of each class
 
 
 @pytest.fixture(scope="module")
@@ -297,22 +300,3 @@ def test_only_ilsvrc_has_the_classes_of_the_networks_own_head(tmp_path, without_
     run_notebook("01_dataset_preparation", **given)
     with pytest.raises(ValueError, match=r"no train split.*ImageNet.*DATA_ROOT"):
         run_notebook("02_finetune_wgap", **given)
-
-
-def test_both_data_sets_are_joined_in_one_figure_4(tmp_path, small_weights):
-    for dataset, layout in (("ilsvrc", ilsvrc), ("cub", cub)):
-        layout(tmp_path / dataset)
-        run_road(
-            dataset=dataset, profile="paper", data_root=str(tmp_path / dataset), weights=str(small_weights),
-            results=str(tmp_path / "results"), poolings="gap,wgap", rules="first_above_mean,argmax", **CHEAP,
-        )  # fmt: skip
-        joined = tmp_path / "results" / "paper" / "fig4.png"
-        assert joined.is_file() == (dataset == "cub")
-    with Image.open(joined) as six, Image.open(tmp_path / "results" / "paper" / "cub" / "fig4.png") as three:
-        assert six.width > 1.7 * three.width
-
-
-def test_history_of_training_is_kept_in_the_checkpoint(run):
-    metadata = models.read_metadata(run[1] / "seed0" / "wgap.safetensors")
-    [epoch] = json.loads(metadata["history"])
-    assert epoch["epoch"] == 1 and np.isfinite(epoch["loss"])
