@@ -155,18 +155,6 @@ def test_disk_full(tmp_path, what, small_disk):
     plots.plt.close("all")
 
 
-@pytest.mark.fault(
-    "the disk is full (one of 1 MB) while predictions are written through memory",
-    "no SIGBUS: folder and remedy are named before the first row is written",
-)
-def test_predictions_on_a_full_disk(tmp_path):
-    said = Job(jobs.full_disk, tmp_path).error()
-    if said.startswith("PermissionError"):
-        pytest.skip(said)
-    assert f"{tmp_path / 'predictions'} could not be written (No space left on device): free some space there" in said
-    assert said.endswith("; left: []")
-
-
 @pytest.mark.fault("a folder may not be written to", "nothing is written; the folder and the remedy are named")
 def test_read_only(tmp_path):
     root, results = jobs.photographs(tmp_path / "photographs", 4), tmp_path / "results"

@@ -89,20 +89,11 @@ def cub_path(root, line):
     return (root / "cub" / "images.txt").read_text().splitlines()[line - 1].split()[1]
 
 
-def read_metrics(folder):
-    return pd.read_csv(folder / "metrics.csv")
-
-
-def combinations(metrics):
-    """How often each pooling, recombination and rule was evaluated."""
-    return metrics.groupby(["pooling", "recombination", "threshold_rule"]).size()
-
-
 def assert_complete(folder, poolings, seeds=(0,)):
     """Every combination once for each seed, and figures that can be percentages and bounds of each other."""
-    metrics = read_metrics(folder)
+    metrics = pd.read_csv(folder / "metrics.csv")
     assert list(metrics.columns)[: len(COLUMNS)] == COLUMNS
-    found = combinations(metrics)
+    found = metrics.groupby(["pooling", "recombination", "threshold_rule"]).size()
     assert set(found.index) == {(p, r, t) for p in poolings for r in RECOMBINATIONS for t in RULES}
     assert (found == len(seeds)).all() and set(metrics["seed"]) == set(seeds)
     figures = metrics[["top1_cls", "top1_loc", "gt_known", "gt_known_low", "gt_known_high"]]

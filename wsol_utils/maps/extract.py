@@ -37,18 +37,17 @@ def predict(
         dataset: the split, with a transform that does not augment.
         image_size: (N, 2), width and height of its images.
         workers, decoder: as `loader.Loader` has them.
-        path: the folder to write and then to map the predictions from; without it they come in memory.
+        path: the folder to write and then to map the predictions from, which several processes need; without it they
+            come in memory.
         identity: a text to keep with them, that tells what they are made from; see `made_from`.
 
     Raises:
         FloatingPointError: if features, weights or logits are not finite, naming the batch and the images.
         MemoryError: if a batch is too large.
-        ValueError: if there is no image, or if there are several processes and no path.
+        ValueError: if there is no image.
     """
     if not len(dataset):
         raise ValueError("there is no image to predict: the split is empty")
-    if path is None and processes.size() > 1:
-        raise ValueError("several processes hand their predictions on by files: give a path")
     model.to(device).to(memory_format=torch.channels_last).eval()
     batches = [range(len(dataset))[start : start + batch_size] for start in range(0, len(dataset), batch_size)]
     computed = _computed(model, Loader(dataset, device, workers, decoder=decoder), batches)
