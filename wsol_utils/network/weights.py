@@ -58,26 +58,11 @@ def read(path: str | Path, name: str) -> dict[str, Tensor]:
         return load_file(path)
 
 
-def renamed(keys: Collection[str], own: Collection[str]) -> dict[str, str]:
-    """Give each key the name that the network knows it by; a key that it does not know stays as it is.
-
-    A wrapper's prefix before all keys is left out ("module." of DataParallel, "_orig_mod." of torch.compile, "model."
-    of Lightning, or several of them). DenseNet's layers may have their former names ("norm.1" for "norm1").
-    """
-    prefix = _prefix(keys, set(own))
-    names = {}
-    for key in keys:
-        name = key.removeprefix(prefix)
-        later = re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", name)
-        names[key] = later if name not in own and later in own else name
-    return names
-
-
-def _prefix(keys: Collection[str], own: set[str]) -> str:
+def _prefix(keys: Collection[str], own: Collection[str]) -> str:
     """Find the shortest prefix of all keys without which the network knows one of them; '' where there is none."""
     first = next(iter(keys), "")
     for prefix in ("", *(first[: dot.end()] for dot in re.finditer(r"\.", first))):
-        if own.intersection(key[len(prefix) :] for key in keys):
+        if any(key[len(prefix) :] in own for key in keys):
             return prefix if all(key.startswith(prefix) for key in keys) else ""
     return ""
 
@@ -85,7 +70,11 @@ def _prefix(keys: Collection[str], own: set[str]) -> str:
 def put(
     network: nn.Module, state: Mapping[str, Tensor], path: str | Path, name: str, needed: Collection[str] = ()
 ) -> None:
-    """Load a state dict into a network, in the network's own precision, and tell stderr which prefix is left out.
+    """Load a state dict into a network, in the network's own precision.
+
+    A wrapper's prefix before all keys is left out, and stderr says so: "module." of DataParallel, "_orig_mod." of
+    torch.compile, "model." of Lightning, or several of them. DenseNet's layers may have their former names ("norm.1"
+    for "norm1").
 
     Args:
         path, name: of the file and of the network, for messages.
@@ -95,8 +84,10 @@ def put(
         ValueError: if the weights are another network's, or not finite in this one's precision.
     """
     own = network.state_dict()
-    names = renamed(state, own)
-    found = {names[key]: value for key, value in state.items()}
+    prefix, found = _prefix(state, own), dict[str, Tensor]()
+    for key, value in state.items():
+        bare = key.removeprefix(prefix)
+        found[bare if bare in own else re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", bare)] = value
     needed = [key for key in needed or own if key in found or not key.endswith("num_batches_tracked")]
     wrong = [key for key in needed if key not in found or not _fits(found[key], own[key])]
     wrong += [key for key in found if key not in own]
@@ -110,7 +101,7 @@ def put(
             raise ValueError(f"{path}: {key!r} holds NaN or infinity: give weights that are finite")
     own.update({key: found[key] for key in needed})  # keeps the dict's version, which MNASNet asks for
     network.load_state_dict(own)
-    if prefix := _prefix(state, set(own)):
+    if prefix:
         print(f"{path}: the prefix {prefix!r} of all keys is left out", file=sys.stderr)
 
 
