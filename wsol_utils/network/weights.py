@@ -59,12 +59,10 @@ def read(path: str | Path, name: str) -> dict[str, Tensor]:
 
 
 def _prefix(keys: Collection[str], own: Collection[str]) -> str:
-    """Find the shortest prefix of all keys without which the network knows one of them; '' where there is none."""
+    """Find the shortest prefix of the keys without which the network knows one of them; '' where there is none."""
     first = next(iter(keys), "")
-    for prefix in ("", *(first[: dot.end()] for dot in re.finditer(r"\.", first))):
-        if any(key[len(prefix) :] in own for key in keys):
-            return prefix if all(key.startswith(prefix) for key in keys) else ""
-    return ""
+    prefixes = ("", *(first[: dot.end()] for dot in re.finditer(r"\.", first)))
+    return next((some for some in prefixes if any(key.removeprefix(some) in own for key in keys)), "")
 
 
 def put(
