@@ -8,6 +8,7 @@ import ast
 import contextlib
 import io
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -272,8 +273,8 @@ def test_without_a_train_split_the_networks_own_head_is_evaluated(without_train)
     np.testing.assert_allclose(predictions.logits.astype(np.float32), logits, rtol=1e-3, atol=1e-3 * logits.max())
     assert predictions.predicted.tolist() == logits.argmax(axis=1).tolist()
     assert_pictures(folder)  # although no image may be classified correctly
-    source = (ROOT / "dodo.py").read_text(encoding="utf-8").partition("\nROAD = ")[2].partition("\nINDEX_FILES")[0]
-    for name in (name for files in ast.literal_eval(source.strip()).values() for name in files):
+    [road] = re.findall(r"^ROAD = (\{.*?^\})", (ROOT / "dodo.py").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for name in (name for files in ast.literal_eval(road).values() for name in files):
         assert list(folder.glob(name.format(seed=0))), f"the runner looks for {name}"
 
 
