@@ -3,10 +3,10 @@
 from dataclasses import replace
 from functools import partial
 
-import cv2
 import numpy as np
 import plain_predictions
 import pytest
+from plain_references import inclusive_iou, largest_contour
 
 from wsol_utils import ablations, boxes, cam, evaluation, metrics, thresholds
 from wsol_utils.maps.predictions import Predictions
@@ -41,16 +41,14 @@ ROW = [[[1.0, 0.5, 0.3, 0.0]]]
 
 
 def test_iou_on_the_grid_by_hand():
-    one = predictions(ROW, [[(0, 0, 20, 10)]], (10, 40))
-    # > 0: three positions, 20 of 30 pixels; > 0.2: the same; > 0.5, strictly: one, 10 of 20; > 1: none
-    assert evaluation.iou_on_grid(one, "absolute", SMALL).tolist() == [[pytest.approx(2 / 3)] * 2 + [0.5, 0]]
-
-
-def test_the_nearest_of_several_boxes_counts_and_none_is_a_miss():
-    two = predictions(ROW * 2, [[(20, 0, 40, 10), (0, 0, 10, 10)], []], (10, 40))
-    overlap = evaluation.iou_on_grid(two, "absolute", SMALL)
-    # 30 pixels against [20, 40): 10 of 40, against [0, 10): 10 of 30; then 10 against [0, 10): all
-    assert overlap.tolist() == [[pytest.approx(1 / 3)] * 2 + [1, 0], [0, 0, 0, 0]]
+    three = predictions(ROW * 3, [[(0, 0, 20, 10)], [(20, 0, 40, 10), (0, 0, 10, 10)], []], (10, 40))
+    assert evaluation.iou_on_grid(three, "absolute", SMALL).tolist() == [
+        # > 0: three positions, 20 of 30 pixels; > 0.2: the same; > 0.5, strictly: one, 10 of 20; > 1: none
+        [pytest.approx(2 / 3)] * 2 + [0.5, 0],
+        # 30 pixels against [20, 40): 10 of 40, against [0, 10): 10 of 30; then 10 against [0, 10): all
+        [pytest.approx(1 / 3)] * 2 + [1, 0],
+        [0, 0, 0, 0],  # no true box
+    ]
 
 
 def test_boxes_at_map_resolution_are_scaled_by_axis():
@@ -91,12 +89,6 @@ def test_localize_is_select_and_the_largest_box(protocol):
         np.testing.assert_array_equal(overlap[rule][0], eta)
         np.testing.assert_array_equal(overlap[rule][1], metrics.best_iou(box, some.true_boxes()))
     assert len({tuple(eta) for eta, _ in found.values()}) == 4  # the rules do not agree
-    grid = evaluation.iou_on_grid(some, "signed", protocol)
-    for k in (0, 4, 10):
-        box = boxes.largest_box(graded, np.full(20, protocol.grid[k]), protocol.component) * scale
-        np.testing.assert_array_equal(grid[:, k], metrics.best_iou(box, some.true_boxes()))
-    np.testing.assert_array_equal(evaluation.on_grid(grid, protocol)["fixed"][1], overlap["fixed"][1])
-    assert evaluation.bounds(some, "signed", protocol)["fixed"][1].tolist() == overlap["fixed"][1].tolist()
 
 
 LOOKS = {  # at the maps of one kind
@@ -153,16 +145,14 @@ def test_on_grid_and_rows_by_hand():
         "oracle": ([0.2, 0.5, 0, 0.2], [0.6, 0.5, 0.9, 0.4]),
     }
     assert {rule: (eta.tolist(), overlap.tolist()) for rule, (eta, overlap) in found.items()} == expected
-    fixed, best, oracle = evaluation.rows(four, found, SMALL)
-    assert (fixed["threshold_rule"], fixed["threshold"], fixed["uses_ground_truth"]) == ("fixed", 0.2, False)
-    assert (fixed["gt_known"], fixed["top1_loc"], fixed["top1_cls"]) == (25, 25, 50)
-    assert (best["threshold_rule"], best["threshold"], best["uses_ground_truth"]) == ("best_fixed", 0.5, True)
-    assert (best["gt_known"], best["top1_loc"], best["top1_cls"]) == (50, 25, 50)
-    assert (oracle["threshold_rule"], oracle["uses_ground_truth"]) == ("oracle", True)
-    assert oracle["threshold"] == pytest.approx(0.9 / 4)
-    assert oracle["threshold_sd"] == pytest.approx((0.33 / 4 - (0.9 / 4) ** 2) ** 0.5) and best["threshold_sd"] == 0
-    assert (oracle["gt_known"], oracle["top1_loc"], oracle["top1_cls"]) == (75, 50, 50)
-    assert all(one["n_images"] == 4 for one in (fixed, best, oracle))
+    columns = ["threshold_rule", "threshold", "uses_ground_truth", "n_images", "gt_known", "top1_loc", "top1_cls"]
+    listed = evaluation.rows(four, found, SMALL)
+    assert [[row[column] for column in columns] for row in listed] == [
+        ["fixed", 0.2, False, 4, 25, 25, 50],
+        ["best_fixed", 0.5, True, 4, 50, 25, 50],
+        ["oracle", pytest.approx(0.9 / 4), True, 4, 75, 50, 50],
+    ]
+    assert [row["threshold_sd"] for row in listed] == pytest.approx([0, 0, (0.33 / 4 - (0.9 / 4) ** 2) ** 0.5])
 
 
 def test_p_values():
@@ -220,11 +210,9 @@ WHOLE, NONE = [0, 0, 40, 10], [0, 0, 0, 0]
     "values, paper, choe, bae",
     [
         ([0, 0, 0, 0], NONE, NONE, WHOLE),
-        ([-1, -1, -1, -1], NONE, NONE, WHOLE),
         ([3, 3, 3, 3], WHOLE, NONE, WHOLE),  # constant: 1 when divided by its maximum, else 0; Bae's fallback
         ([-1, -2, -3, -4], NONE, [0, 0, 30, 9], [0, 0, 30, 10]),  # stretched: 1, 2/3, 1/3, 0
         ([0, 0, 1, 1], [20, 0, 40, 10], [20, 0, 39, 9], [20, 0, 40, 10]),  # clipped to the last pixel's index
-        ([0, 1, 0, 0], [10, 0, 20, 10], [10, 0, 20, 9], [10, 0, 20, 10]),
     ],
 )
 def test_boxes_of_each_protocol_by_hand(values, paper, choe, bae):
@@ -264,17 +252,10 @@ def test_every_rule_on_maps_without_a_hill(protocol, name):
             assert found[0].tolist() == ([0, 0, 40, 40] if name == "constant" else NONE), rule
 
 
-def test_levels_are_cut_off_and_not_rounded():
-    # 0.2024 · 255 = 51.6: level 51, which is not above 0.2 · 255 = 51; rounded, it would be 52
-    values = [1, 0.2024, 0, 0]
-    assert only_box(replace(PAPER, levels=255), values)[0] == [0, 0, 10, 10]
-    assert only_box(PAPER, values)[0] == [0, 0, 20, 10]
-    assert only_box(replace(PAPER, levels=255), [1, 0.2044, 0, 0])[0] == [0, 0, 20, 10]  # 52.1
+def test_the_fixed_thresholds_level_is_cut_off():
     # int(0.35 · 255) = int(89.25): level 90 is above, 89 is not; the true 0.3507 would be
-    assert [only_box(replace(PAPER, levels=255), [1, v, 0, 0], 0.35)[0][2] for v in (0.3507, 0.354)] == [10, 20]
-    some = predictions([[[-2.0, 0.0, 1.0, 4.0]]], [[]], (10, 40))
-    graded = evaluation.prepared(some.maps("signed"), some.size, replace(CHOE, resolution="map"))
-    assert graded.tolist() == [[[0, 85, 127, 255]]]  # of 0, 1/3, 1/2 and 1
+    levelled = replace(PAPER, levels=255)
+    assert [only_box(levelled, [1, v, 0, 0], 0.35)[0][2] for v in (0.3507, 0.354)] == [10, 20]
 
 
 def test_true_corners_are_cut_to_whole_numbers_and_inclusive():
@@ -294,26 +275,21 @@ def test_true_corners_are_cut_to_whole_numbers_and_inclusive():
 LAST_PIXELS = {
     "inside": ((512, 256), (128, 64, 384, 192), (48, 48, 175, 175)),  # 383 / 2 - 16 = 175.5; 191 - 16
     "fractions": ((512, 256), (129.5, 64.75, 385.9, 192.25), (48, 48, 176, 175)),  # 176.45 and 175.25
-    "a pixel": ((512, 256), (33, 17, 34, 18), (0, 1, 0, 1)),
     "cut off": ((512, 256), (16, 8, 64, 250), (0, 0, 15, 223)),  # 249 - 16 = 233
-    "the whole image": ((512, 256), (0, 0, 512, 256), (0, 0, 223, 223)),
     "beside the crop": ((512, 256), (0, 0, 20, 10), (0, 0, 0, 0)),
     "beyond the crop": ((512, 256), (490, 245, 512, 256), (223, 223, 223, 223)),
-    "small inside": ((64, 64), (6, 10, 40, 59), (8, 24, 140, 216)),  # 39 · 4 - 16; 58 · 4 - 16
     "small cut off": ((64, 64), (0, 20, 62, 64), (0, 64, 223, 223)),  # 61 · 4 - 16 = 228, and not 224 - 4
 }
 
 
-@pytest.mark.parametrize("name", LAST_PIXELS)
-def test_last_pixels_by_hand(name):
+def test_last_pixels_by_hand():
     """rethinkingCAM's true boxes: the last pixel in the original image, scaled, cut to whole numbers and clipped."""
-    image_size, box, expected = LAST_PIXELS[name]
-    true = to_input([box], image_size, 224, BAE)
-    one = predictions(np.ones((1, 2, 2)), [true], (224, 224), image_size=image_size)
-    (found,) = evaluation.truth(one, BAE)
-    assert found.tolist() == [list(expected)]
-    (plain,) = evaluation.truth(one, replace(BAE, inclusive=False, last_pixel=False))
-    np.testing.assert_allclose(plain, true, atol=1e-4)
+    for image_size, box, expected in LAST_PIXELS.values():
+        true = to_input([box], image_size, 224, BAE)
+        one = predictions(np.ones((1, 2, 2)), [true], (224, 224), image_size=image_size)
+        assert evaluation.truth(one, BAE)[0].tolist() == [list(expected)]
+        (plain,) = evaluation.truth(one, replace(BAE, inclusive=False, last_pixel=False))
+        np.testing.assert_allclose(plain, true, atol=1e-4)
 
 
 def test_last_pixels_belong_to_each_image():
@@ -330,12 +306,7 @@ def test_last_pixels_belong_to_each_image():
 def percentile_as_standard(scores):
     """rethinkingCAM's box of one map in [0, 1] (H, W): corners x, y, x + w, y + h."""
     levels = (255 * scores).astype(np.uint8)
-    _, mask = cv2.threshold(levels, int(0.35 * np.percentile(levels, 90)), 255, cv2.THRESH_BINARY)
-    found, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
-    if not found:
-        return [0, 0, levels.shape[1], levels.shape[0]]
-    x, y, width, height = cv2.boundingRect(max(found, key=cv2.contourArea))
-    return [x, y, x + width, y + height]
+    return largest_contour(levels > int(0.35 * np.percentile(levels, 90)), [0, 0, *levels.shape[::-1]])
 
 
 def test_the_percentile_is_taken_from_the_levels():
@@ -373,44 +344,17 @@ def test_a_level_that_is_0_35_of_the_percentile(width):
     assert not mask[:, 0, :2].any() and mask[:, 0, 2].all()
 
 
-def test_all_contours_by_hand():
-    maps = [[[0.9, 0, 1, 1], [0.9, 0, 1, 1]]]  # a line, and a square, which encloses more
-    one = predictions(maps, [[(0, 0, 9, 9)]], (10, 40))
-    largest, best = evaluation.iou_of_contours(one, "signed", replace(CHOE, **AT_MAP))
-    # the square lies beside the true box, of 10 · 10 pixels; the line is (0, 0, 10, 9), 11 · 10. No box has 1 pixel.
-    assert largest.tolist() == [[0, 0, 0, 0.01]]
-    assert best.tolist() == [[pytest.approx(10 / 11)] * 3 + [0.01]]
-    none = predictions(maps, [[]], (10, 40))
-    assert not np.any(evaluation.iou_of_contours(none, "signed", replace(CHOE, **AT_MAP)))
-
-
-@pytest.mark.parametrize("protocol", [replace(CHOE, grid=PAPER.grid), BAE, replace(MINMAX, component="contour")])
-def test_the_largest_contour_is_one_of_all(protocol):
-    some = rough(40)
-    largest, best = evaluation.iou_of_contours(some, "signed", protocol)
-    np.testing.assert_allclose(largest, evaluation.iou_on_grid(some, "signed", protocol), atol=1e-12)
-    assert (best >= largest).all() and (best > largest + 0.05).any()
-
-
-def inclusive_iou(a, b):
-    width, height = min(a[2], b[2]) - max(a[0], b[0]) + 1, min(a[3], b[3]) - max(a[1], b[1]) + 1
-    common = max(width, 0) * max(height, 0)
-    return common / (sum((x1 - x0 + 1) * (y1 - y0 + 1) for x0, y0, x1, y1 in (a, b)) - common)
-
-
 # Fig. 2 as figures, and PxAP.
 
 
 @pytest.mark.parametrize(
     "image, true, expected",
     [
-        # above 0.2, strictly: the first two of 8 pixels
-        ([[1, 0.5, 0.2, 0], [0, 0, 0, 0]], [(0, 0, 1, 2)], [1 / 2, 1 / 2, 2 / 8]),
-        ([[7, 3.5, 1.4, 0], [0, 0, 0, 0]], [(0.4, -0.1, 1.4, 2)], [1 / 2, 1 / 2, 2 / 8]),  # nearest pixels
+        # above 0.2, strictly: the first two of 8 pixels; corners are rounded to the nearest
+        ([[7, 3.5, 1.4, 0], [0, 0, 0, 0]], [(0.4, -0.1, 1.4, 2)], [1 / 2, 1 / 2, 2 / 8]),
         ([[1, 0.5, 0.2, 0], [0, 0, 0, 0]], [(0, 0, 1, 2), (0, 0, 2, 1)], [2 / 3, 1, 3 / 8]),  # what both share, once
         ([[1, 0.5, 0.2, 0], [0, 0, 0, 0]], [], [0, 0, 0]),
         ([[0, 0, 0, 0], [0, 0, 0, 0]], [(0, 0, 4, 1)], [0, 0, 4 / 8]),
-        ([[1, 1, 1, 1], [1, 1, 1, 1]], [(1, 0, 3, 2)], [1, 1 / 2, 1 / 2]),  # all of it
     ],
 )
 def test_coverage_by_hand(image, true, expected):
