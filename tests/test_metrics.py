@@ -121,18 +121,6 @@ def test_max_box_acc_needs_images_and_thresholds():
             metrics.max_box_acc(np.zeros(shape))
 
 
-SCORES = np.array([[1.0, 0.9, 0.6], [0.6, 0.2, 0.0]])
-MASK = np.array([[1, 0, 1], [255, 1, 0]])
-
-
-def test_pixel_average_precision_by_hand():
-    # from the top: 1.0 object, precision 1/1; 0.9 background; 0.6 object, 2/3, its twin is ignored;
-    # 0.2 object, 3/4; each object pixel is a third of the recall
-    assert metrics.pixel_average_precision([SCORES], [MASK]) == pytest.approx(100 * (1 + 2 / 3 + 3 / 4) / 3)
-    # were the twin background, both 0.6 would be one bin: 2/4 there, then 3/5
-    assert metrics.pixel_average_precision([SCORES], [MASK % 255]) == pytest.approx(100 * (1 + 2 / 4 + 3 / 5) / 3)
-
-
 @pytest.mark.parametrize(
     "on_object, beside, expected",
     [
@@ -158,6 +146,10 @@ def test_pixel_average_precision_threshold_by_threshold(levels, mask):
     pieces = [[x[:4].reshape(2, 2), x[4:10].reshape(2, 3), x[10:].reshape(1, 2)] for x in (levels / 8, mask)]
     figure = metrics.pixel_average_precision(iter(pieces[0]), iter(pieces[1]))
     assert figure == pytest.approx(100 * area)
+
+
+SCORES = np.array([[1.0, 0.9, 0.6], [0.6, 0.2, 0.0]])
+MASK = np.array([[1, 0, 1], [255, 1, 0]])
 
 
 @pytest.mark.parametrize(
