@@ -56,8 +56,6 @@ def test_boxes_at_map_resolution_are_scaled_by_axis():
     maps[0, 1, 2:4] = 1  # rows [1, 2) of 3, columns [2, 4) of 5, on a frame of 30×100 pixels
     one = predictions(maps, [[(40, 10, 80, 20)]], (30, 100))
     assert evaluation.iou_on_grid(one, "absolute", SMALL).tolist() == [[1, 1, 1, 0]]
-    _, found = evaluation.localize(one, "absolute", SMALL, ["fixed"])["fixed"]
-    assert found.tolist() == [[40, 10, 80, 20]]
 
 
 def test_prepared_maps_are_upsampled_first_and_normalised_then():
@@ -172,25 +170,6 @@ def test_p_values():
     assert (otsu["gt_known_low"], otsu["gt_known_high"]) == pytest.approx((100 / 12, 700 / 12))
 
 
-def test_recombination_is_the_map_that_is_thresholded():
-    maps = np.zeros((1, 1, 4), dtype=np.float32)
-    one = predictions(maps + 1, [[(0, 0, 10, 10)]], (10, 40))
-    one.scaled_maps[0, 0] = [[1, 0, 0, 0]]  # signed
-    one.scaled_maps[0, 2] = [[0, 0, 1, 1]]  # absolute
-    assert evaluation.iou_on_grid(one, "signed", SMALL)[0, 1] == 1
-    assert evaluation.iou_on_grid(one, "absolute", SMALL)[0, 1] == 0
-    assert evaluation.localize(one, "signed", SMALL, ["fixed"])["fixed"][1].tolist() == [[0, 0, 10, 10]]
-    assert evaluation.localize(one, "absolute", SMALL, ["fixed"])["fixed"][1].tolist() == [[20, 0, 40, 10]]
-
-
-def test_unknown_rule_and_recombination():
-    some = rough(2)
-    with pytest.raises(ValueError, match=r"unknown threshold rule 'otso'.*otsu"):
-        evaluation.localize(some, "absolute", PAPER, ["otso"])
-    with pytest.raises(ValueError, match=r"no map 'abs'; choose one of signed, positive, absolute"):
-        evaluation.iou_on_grid(some, "abs", PAPER)
-
-
 # The conventions, one by one.
 
 
@@ -250,12 +229,6 @@ def test_every_rule_on_maps_without_a_hill(protocol, name):
         assert several[rule][0][1] == eta[0] and (several[rule][1][1] == found[0]).all(), rule  # whatever is beside it
         if protocol is PAPER:  # divided by its maximum: nothing is above 0, or all of it is
             assert found[0].tolist() == ([0, 0, 40, 40] if name == "constant" else NONE), rule
-
-
-def test_the_fixed_thresholds_level_is_cut_off():
-    # int(0.35 · 255) = int(89.25): level 90 is above, 89 is not; the true 0.3507 would be
-    levelled = replace(PAPER, levels=255)
-    assert [only_box(levelled, [1, v, 0, 0], 0.35)[0][2] for v in (0.3507, 0.354)] == [10, 20]
 
 
 def test_true_corners_are_whole_numbers():
