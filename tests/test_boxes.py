@@ -170,15 +170,6 @@ def test_agrees_with_labelling_at_many_thresholds(kind):
     assert len(set(map(tuple, expected))) > 20
 
 
-def test_branches_that_are_joined_at_the_very_end():
-    comb = np.zeros((30, 41), dtype=int)
-    comb[:-1, ::2] = comb[-1] = 1
-    for mask in (comb, comb[::-1], comb.T):
-        falling = mask * (1 + np.random.default_rng(0).random(mask.shape))  # grown from many places at once
-        eta = np.linspace(0, 1, 50)
-        assert largest_boxes(falling[None], eta)[0].tolist() == [by_labelling(falling, one) for one in eta]
-
-
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_thresholds_beyond_all_numbers(dtype):
     maps = 2 * draw("##.", "...").astype(dtype)

@@ -51,17 +51,12 @@ def test_over_seeds_by_hand():
     assert table["temperature"].isna().tolist() == [False, True, False]
 
 
-def test_over_seeds_keeps_apart_what_differs_in_any_word():
-    metrics = pd.concat([
-        runs("wgap", "absolute", "fixed", [50.0, 54.0]),
-        runs("wgap", "absolute", "fixed", [10.0], temperature=2.0),
-        runs("wgap", "absolute", "fixed", [20.0], normalization="minmax"),
-        runs("wgap", "absolute", "fixed", [30.0], protocol="other"),
-        runs("wgap", "absolute", "fixed", [40.0], resolution="map"),
-    ])  # fmt: skip
-    assert statistics.over_seeds(metrics)["gt_known_mean"].tolist() == [52, 10, 20, 30, 40]
-    more = [runs("gap", "signed", "fixed", [1.0], features=features) for features in ("plain", "weighted")]
-    assert statistics.over_seeds(pd.concat(more))["features"].tolist() == ["plain", "weighted"]
+@pytest.mark.parametrize("column", statistics.IDENTITY)
+def test_over_seeds_keeps_apart_what_differs_in_any_word(column):
+    one, other = ({column: 0.5}, {column: 2.0}) if column == "temperature" else ({column: "a"}, {column: "b"})
+    several = [runs("wgap", "absolute", "fixed", [50.0, 54.0]).assign(**one)]
+    several.append(runs("wgap", "absolute", "fixed", [10.0]).assign(**other))
+    assert statistics.over_seeds(pd.concat(several))["gt_known_mean"].tolist() == [52, 10]
 
 
 @pytest.mark.parametrize("function", [statistics.over_seeds, statistics.paired_differences])

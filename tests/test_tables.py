@@ -112,20 +112,16 @@ def test_references_are_those_of_the_papers_list(dataset, wrong):
 
 
 def test_cells_that_both_tables_print():
-    same = {
-        ("top1_cls", "75.50"): ("InceptionV3-SPG[7]", "InceptionV3-CAM[7]"),
-        ("top1_cls", "70.43"): ("InceptionV3-ADL[9]", "InceptionV3-ADL[9]"),
-        ("top1_cls", "71.20"): ("InceptionV3-DANet[16]", "InceptionV3-ACoL[8]"),
-        ("top1_cls", "68.40"): ("VGG-I²C[13]", "VGG-I²C[13]"),
-        ("gt_known", "75.4"): ("VGG-ADL[9]", "VGG-ADL[9]"),
-    }
-    both = [{(m, cell) for m in METRICS for cell in table[m] if cell != "-"} for table in TABLES.values()]
-    assert both[0] & both[1] == set(same)
-    for (metric, value), methods in same.items():
-        for (dataset, table), method, other in zip(TABLES.items(), methods, ("Table 2", "Table 1"), strict=True):
-            assert table.loc[method, metric] == value
-            if metric == "top1_cls" or dataset == "ilsvrc":
-                assert value in table.loc[method, "provable"] and other in table.loc[method, "provable"]
+    cub, ilsvrc = (
+        table[METRICS].reset_index().melt("method", var_name="metric", value_name="cell").query("cell != '-'")
+        for table in TABLES.values()
+    )
+    both = cub.merge(ilsvrc, on=["metric", "cell"], suffixes=("", "_other"))
+    assert sorted(both["cell"]) == ["68.40", "70.43", "71.20", "75.4", "75.50"]
+    for row in both.itertuples():
+        doubts = TABLES["cub"].loc[row.method, "provable"], TABLES["ilsvrc"].loc[row.method_other, "provable"]
+        assert row.cell in doubts[1] and "Table 1" in doubts[1]
+        assert row.metric == "gt_known" or (row.cell in doubts[0] and "Table 2" in doubts[0])
 
 
 def test_rows_where_wrongly_classified_images_are_localised_better():
