@@ -23,7 +23,7 @@ GIVEN = {"rethinkingcam": {"protocol": "rethinkingcam"}, "own": OWN | {"recombin
 WORDS = {  # of metrics.csv
     "rethinkingcam": {
         "protocol": "rethinkingcam", "normalization": "minmax", "resolution": "input", "interpolation": "bicubic",
-        "component": "contour", "boundary": "8-neighbours", "candidates": 21, "features": "plain",
+        "component": "contour", "candidates": 21, "features": "plain",
     },
     "own": {"component": "contour", **OWN},
 }  # fmt: skip

@@ -20,19 +20,6 @@ BOUNDARY = ["first_above_mean", "argmax", "mean_of_candidates", "nearest_to_mean
 SKIMAGE = ["otsu", "li", "triangle", "yen", "isodata", "mean"]
 RULES = [*BOUNDARY, *SKIMAGE, "percentile", "fixed"]
 
-# Rings around a hole, seen from the border inwards: 4, 2, then a ring whose corners are 1 and sides 3.
-RINGS = np.full((1, 7, 7), 4.0)
-RINGS[0, 1:-1, 1:-1] = 2
-RINGS[0, 2:-2, 2:-2] = [[1, 3, 1], [3, 0, 3], [1, 3, 1]]
-RINGS_GRID = (0, 0.25, 0.5, 0.75, 1)
-RINGS_V = [
-    (24 * 4 + 4 * 3 + 4 * 1) / 32 / 4,  # the rim of the image and of the hole, diagonal neighbours too
-    (24 * 4 + 16 * 2 + 4 * 3) / 44 / 4,  # 1 is not above a quarter of 4; the second ring now has a hole beside it
-    (24 * 4 + 4 * 3) / 28 / 4,  # two components
-    1,  # 3 is not above three quarters of 4
-    math.nan,  # nothing is above the maximum
-]
-
 # One row: every pixel is at the border, so V is the mean of what is above η.
 ROW = 2 * np.array([[[0.1, 0.1, 0.5, 0.5, 0.5, 0.7, 1, 1]]])
 ROW_GRID = (0, 0.2, 0.4, 0.6, 0.8, 1)
@@ -98,14 +85,15 @@ def random_maps(kind, n=6, seed=0):
     return maps if kind == "noise" else filters.gaussian(maps, (0, 2, 2))
 
 
-def test_boundary_of_rings():
-    np.testing.assert_allclose(boundary_means(RINGS, RINGS_GRID), [RINGS_V])
-
-
-def test_a_vertex_counts_as_often_as_it_appears():
+def test_boundary_by_hand():
     image = np.array([[[1, 0, 1], [0, 0.5, 0]]])  # there and back: the contour turns at 0.5 twice, at each 1 once
     assert boundary_means(image, (0,), "contour").item() == (1 + 1 + 0.5 + 0.5) / 4
-    assert boundary_means(image, (0,), "8-neighbours").item() == pytest.approx((1 + 1 + 0.5) / 3)
+    filled = np.full((1, 5, 5), 0.5)
+    filled[0, 1:-1, 1:-1] = [[1, 1, 1], [1, 0, 1], [1, 1, 1]]  # inside all but the centre
+    # the image's rim, 16 pixels, and that of the hole: its 8 neighbours, the default, or those that share a side
+    assert boundary_means(filled, (0,)).item() == pytest.approx((16 * 0.5 + 8) / 24)
+    assert boundary_means(filled, (0,), "4-neighbours").item() == pytest.approx((16 * 0.5 + 4) / 20)
+    assert math.isnan(boundary_means(filled, (1,)).item())  # nothing is above the maximum
 
 
 @settings(deadline=None)
