@@ -18,6 +18,7 @@ PAPER, BAE = PROTOCOLS["paper"], PROTOCOLS["rethinkingcam"]
 def test_candidates_of_sec_5():
     assert tuple(i / 20 for i in range(21)) == thresholds.PAPER_GRID
     assert {row.candidates for row in PROTOCOLS.values()} == {thresholds.PAPER_GRID}
+    assert PAPER.grid == BAE.grid == thresholds.PAPER_GRID
 
 
 def test_unknown():
