@@ -42,24 +42,22 @@ def heats(figure):
     return [axis.images[1].get_array() if len(axis.images) > 1 else None for axis in figure.axes]
 
 
-@pytest.mark.parametrize("nothing", [(0, 0, 0, 0), (3, 3, 3, 9), (3, 3, 9, 3), (9, 9, 3, 3)])
-def test_show(nothing):
+def test_show():
     axes = plt.figure().add_subplot()
-    plots.show(axes, IMAGE, HEAT, "title", truth=[(2, 3, 10, 7), nothing], found=(0.5, 0, 4, 2))
+    nothing = [(0, 0, 0, 0), (3, 3, 3, 9), (3, 3, 9, 3), (9, 9, 3, 3)]
+    plots.show(axes, IMAGE, HEAT, "title", truth=[(2, 3, 10, 7), *nothing], found=(0.5, 0, 4, 2))
     photograph, heat = axes.images
-    assert photograph.get_array().shape == IMAGE.shape and 0 < heat.get_alpha() < 1
     np.testing.assert_array_equal(heat.get_array(), POSITIVE)
     assert tuple(photograph.get_extent()) == tuple(heat.get_extent()) == (-0.5, 29.5, 19.5, -0.5)
     assert rectangles(axes) == [(RED, 2, 3, 10, 7), (GREEN, 0.5, 0, 4, 2)]  # none of no area
-    assert not axes.patches[0].get_fill() and axes.get_title() == "title" and not axes.axison
+    assert axes.get_title() == "title" and not axes.axison
 
 
 def test_gallery():
     figure = plots.gallery([IMAGE] * 7, [[(0, 0, 5, 5), (6, 6, 9, 9)], *[[]] * 6], list("abcdefg"))
-    assert len(figure.axes) == 12 and titles(figure) == [*"abcdefg", *[""] * 5]
+    assert titles(figure) == [*"abcdefg", *[""] * 5] and not any(axis.axison for axis in figure.axes)
     assert [len(axis.images) for axis in figure.axes] == [1] * 7 + [0] * 5
     assert rectangles(figure.axes[0]) == [(RED, 0, 0, 5, 5), (RED, 6, 6, 9, 9)]
-    assert not any(axis.axison for axis in figure.axes)
 
 
 @pytest.mark.filterwarnings("error")
