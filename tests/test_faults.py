@@ -155,12 +155,28 @@ def test_disk_full(tmp_path, what, small_disk):
     plots.plt.close("all")
 
 
+@pytest.mark.fault(
+    "the disk is full in training (a limit of 64 KiB)", "the table of annotations; no network is half there"
+)
+def test_disk_full_in_training(small_cub, small_disk):
+    config = small_cub(poolings="gap", epochs=2)
+    table, network = preparation.prepare(config), handover.checkpoint(config, 0, "gap")
+    before = contents(config.folder)
+    message = (
+        r"gap\.resume\.pt could not be written \(File too large\): free some space there, then run again; what was f"
+    )
+    with pytest.raises(OSError, match=message):
+        stages.train(config, table, 0, "gap", config.weights)
+    assert contents(config.folder) == before and not network.exists()
+
+
+@pytest.mark.fault("the results folder is read-only", "nothing is written; one line names it and RESULTS")
 @pytest.mark.fault("a folder may not be written to", "nothing is written; the folder and the remedy are named")
 def test_read_only(tmp_path):
     root, results = jobs.photographs(tmp_path / "photographs", 4), tmp_path / "results"
     results.mkdir(mode=0o555)
     said = Job(jobs.everything, root, results / "deep").error().removeprefix("RuntimeError: ").splitlines()
-    assert [line.split(":")[0] for line in said] == ["render", "predictions", "tables"]
+    assert [line.split(":")[0] for line in said] == ["render", "predictions", "tables", "runner"]
     remedy = "could not be written (Permission denied): make its folder writable, or name another one (RESULTS"
     assert all(remedy in line for line in said) and not list(results.iterdir())
 
@@ -247,7 +263,7 @@ def test_bad_photographs_are_left_out(small_cub):
     first, other = (config.root / path for path in listed[listed["split"] == "test"]["path"].iloc[[0, 3]])
     first.write_bytes(first.read_bytes()[:200])
     other.unlink()
-    with pytest.raises(datasets.DatasetError, match=rf"{first.name}.*2 of 10 are bad"):
+    with pytest.raises(datasets.DatasetError, match=rf"{first.name}.*2 of 14 are bad"):
         preparation.prepare(config)  # by default
     config = replace(config, on_bad_image="skip")
     table = preparation.prepare(config)

@@ -63,20 +63,6 @@ def test_tables_of_several_seeds(config, capsys):
     assert handover.seed_csv(config, "history.csv", "02_finetune_wgap")["gt_known"].tolist() == [1 / 3]
 
 
-def test_a_later_notebook_names_the_one_before_it(config):
-    for call, file, notebook in (
-        (lambda: handover.annotations(config), "annotations.csv", "01_dataset_preparation"),
-        (lambda: handover.networks(config), "seed0/networks.csv", "02_finetune_wgap"),
-        (lambda: handover.predictions(config, 1, "gap"), "seed1/predictions_gap", "03_cam_recombination"),
-        (lambda: handover.seed_csv(config, "x.csv", "04_threshold_selection"), "seed0/x.csv", "04_threshold_selection"),
-        (lambda: handover.overlaps(config), "seed0/recombination.npz", "03_cam_recombination"),
-    ):
-        with pytest.raises(
-            FileNotFoundError, match=rf"sample/birds/{file} is missing: run notebooks/{notebook}\.ipynb"
-        ):
-            call()
-
-
 # Notebook 01.
 
 
