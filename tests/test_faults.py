@@ -237,21 +237,19 @@ def test_memory_of_other_kinds():
 
 
 @pytest.mark.fault("a photograph is emptied, or vanishes, during a run", "the network; the photograph is named")
-@pytest.mark.parametrize(
-    "spoil, message",
-    [(Path.unlink, r"was there when notebook 01 ran and is missing now; put it back"),
-     (lambda path: path.write_bytes(b""), "an image that does not decode")],
-    ids=["gone", "emptied"],
-)  # fmt: skip
-def test_a_photograph_is_spoilt_between_two_notebooks(trained, spoil, message):
+def test_a_photograph_is_spoilt_between_two_notebooks(trained):
     config, table = trained
     network = handover.checkpoint(config, 0, "wgap")
     before, photograph = network.read_bytes(), config.root / handover.split(config, table, "test")["path"].iloc[2]
     content = photograph.read_bytes()
-    spoil(photograph)
-    with pytest.raises(datasets.DatasetError, match=rf"{photograph.name}(.|\n)*{message}"):
-        stages.predicted(config, table, 0, "wgap", False, config.conventions)
-    assert network.read_bytes() == before and not list(config.folder.rglob("*predictions*"))
+    for spoil, message in (
+        (lambda: photograph.unlink(), "was there when notebook 01 ran and is missing now; put it back"),
+        (lambda: photograph.write_bytes(b""), "an image that does not decode"),
+    ):
+        spoil()
+        with pytest.raises(datasets.DatasetError, match=rf"{photograph.name}(.|\n)*{message}"):
+            stages.predicted(config, table, 0, "wgap", False, config.conventions)
+        assert network.read_bytes() == before and not list(config.folder.rglob("*predictions*"))
     photograph.write_bytes(content)
     assert len(stages.predicted(config, table, 0, "wgap", False, config.conventions).label) == 4
 

@@ -27,7 +27,7 @@ from wsol_utils.data.images import decode
 from wsol_utils.experiment.handover import read_arrays, write_arrays
 from wsol_utils.maps.predictions import Predictions
 
-INPUTS = 120  # for each parser
+INPUTS = 80  # for each parser
 TIMES = float(os.environ.get("FUZZ", "1"))
 SECONDS = 10  # of the processor, that one input may take at most: what hangs takes longer
 
