@@ -103,18 +103,14 @@ def test_bands_are_kept_with_the_runs_that_gave_them(finished, tmp_path):
     ]  # fmt: skip
 
 
-def test_the_reference_is_measured_by_runs_side_by_side(finished, tmp_path, monkeypatch):
-    """A runner in the place of doit's: of two that start together, each waits until the other has started."""
+def test_the_reference_is_measured(finished, tmp_path, monkeypatch):
+    """A runner in the place of doit's accepts nothing but the words, threads and roundings that it should get."""
     runner = (
-        "import os, pathlib, sys, time\n"
+        "import os, sys\n"
         "given = dict(word.split('=') for word in sys.argv if '=' in word)\n"
-        "folder = pathlib.Path(given['RESULTS'])\n"
-        "(folder.parent / f'{folder.name} started').touch()\n"
-        "both = {'own': 'own default', 'default': 'own default'}.get(folder.name, folder.name).split()\n"
-        "while not all((folder.parent / f'{name} started').exists() for name in both):\n"
-        "    time.sleep(0.01)\n"
+        "rounding = 'default' if given['RESULTS'].endswith('default') else None\n"
         "sys.exit(sys.argv[-2:] != ['notebooks', 'manifest'] or os.environ['OMP_NUM_THREADS'] != '1'\n"
-        "         or (folder.name == 'default') != (os.environ.get('ATEN_CPU_CAPABILITY') == 'default'))\n"
+        "         or os.environ.get('ATEN_CPU_CAPABILITY') != rounding)\n"
     )
     (tmp_path / "doit.py").write_text(runner)
     done = []
@@ -123,22 +119,14 @@ def test_the_reference_is_measured_by_runs_side_by_side(finished, tmp_path, monk
     for name in ("keep_run", "keep_bands", "keep_example", "keep_temperatures"):
         monkeypatch.setattr(keep, name, lambda *given, name=name, **others: done.append((name, others)))
     wide = tmp_path / "results" / ".reference"
-    for name in (
-        "own/sample/fig4.png",
-        "own/sample/birds/seed0/wgap.safetensors",
-        "own/sample/birds/seed0/predictions_wgap/x",
-    ):
-        (wide / name).parent.mkdir(parents=True, exist_ok=True)
-        (wide / name).write_text("kept")
+    (wide / "own/sample/birds/seed0/predictions_wgap").mkdir(parents=True)
+    for name in ("fig4.png", "birds/seed0/wgap.safetensors", "birds/seed0/predictions_wgap/x"):
+        (wide / "own/sample" / name).write_text("kept")
     (tmp_path / "kept" / "sample").mkdir(parents=True)
     result = CliRunner().invoke(commands.main, ["reference"])
     assert result.exit_code == 0, result.exception
-    assert [name for name, _ in done] == [
-        *["keep_run", "keep_bands"] * 2,
-        "keep_example",
-        *["keep_run"] * 2,
-        "keep_temperatures",
-    ]
+    both, further = ["keep_run", "keep_bands"] * 2, ["keep_run"] * 2
+    assert [name for name, _ in done] == [*both, "keep_example", *further, "keep_temperatures"]
     assert [others for _, others in done if others] == [{"further": True}] * 2
     for name in ("poolings", "temperature_0.5", "temperature_2"):
         assert [path.name for path in (wide / name).rglob("seed0/*")] == ["wgap.safetensors"]
