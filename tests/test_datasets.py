@@ -71,9 +71,7 @@ def test_check_clips_and_says_by_how_much(tmp_path, table, boxes, kept, clipped)
     assert check(table, tmp_path, splits=["test"])["boxes"][2] == table["boxes"][2]  # it is a train image
 
 
-@pytest.mark.parametrize(
-    "box", [(40, 0, 41, 9), (0, 30, 9, 31), (-1, 0, 0, 9), (0, -9, 9, 0), (90, 90, 95, 95), (39, 30.5, 48, 39)]
-)
+@pytest.mark.parametrize("box", [(40, 0, 41, 9), (0, 30, 9, 31), (-1, 0, 0, 9), (0, -9, 9, 0)])
 def test_check_box_outside_its_image(tmp_path, table, box):
     table["boxes"] = [[INSIDE], [INSIDE], [INSIDE, box], [INSIDE]]
     with pytest.raises(DatasetError, match=r"list\.txt:3: box 2, .*, lies outside its image 2\.jpg of 40 x 30 pixels"):
@@ -85,20 +83,6 @@ def spoil(root: Path, rows: dict[int, bytes | None]) -> None:
     for row, data in rows.items():
         file = root / f"{row}.jpg"
         file.unlink() if data is None else file.write_bytes(data)
-
-
-def test_check_names_the_first_bad_image_and_counts_all(tmp_path, table):
-    spoil(tmp_path, {1: b"no image", 3: None})
-    told = (
-        r"1\.jpg: an image that does not decode \(no image of a known format\), listed in list\.txt:2 \(2 of 4 are bad"
-    )
-    with pytest.raises(DatasetError, match=told + r"\); correct it, or unpack the data set again"):
-        check(table, tmp_path)
-    with pytest.raises(
-        DatasetError, match=r"3\.jpg: missing image, listed in list\.txt:4 \(2 of 4 are bad\); .*unpack"
-    ):
-        check(table[::-1], tmp_path)
-    check(table, tmp_path, splits=["train"])
 
 
 # Images left out.

@@ -300,14 +300,6 @@ def test_hostile_xml(tmp_path, name):
     assert time.process_time() - start < 3
 
 
-def test_xml_in_the_encoding_it_declares(tmp_path):
-    put(tmp_path, FILES["ilsvrc"])
-    for encoding in ("utf-8", "utf-16", "iso-8859-1"):
-        declared = f'<?xml version="1.0" encoding="{encoding}"?>\r\n<!-- é -->{GOOD}'
-        (tmp_path / XML / "v1.xml").write_bytes(declared.encode(encoding))
-        assert layouts.read_ilsvrc(tmp_path)["boxes"][3] == [(1, 2, 31, 40)]
-
-
 # Paths and numbers.
 
 
