@@ -198,7 +198,7 @@ def everything(root: Path, results: Path) -> None:
         try:
             globals()[name](*arguments)
         except (OSError, SystemExit) as error:
-            said.append(f"{name}: {error}")
+            said.append(f"{name} ({type(error).__name__}): {error}")
     raise RuntimeError("\n".join(said))
 
 
