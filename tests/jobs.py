@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import resource
+import runpy
 import signal
 import sys
 import time
@@ -182,15 +183,22 @@ def too_large(root: Path, checkpoint: Path) -> None:
     training.fit(models.build("small_vgg", 2, "wgap"), data, recipe, checkpoint)
 
 
+def runner(results: Path) -> None:
+    """Begin as `make reproduce` does."""
+    os.environ.pop("WSOL_RESULTS", None)
+    sys.argv = ["doit", f"RESULTS={results}"]
+    runpy.run_path(str(Path(__file__).parents[1] / "dodo.py"))
+
+
 def everything(root: Path, results: Path) -> None:
     """Each of these once, without root's rights; the error of each is raised, a line each."""
     without_rights()
     tries, said = {"render": [results], "predictions": [root, results / "a"], "tables": [results / "a.csv"]}, []
-    for name, arguments in tries.items():
+    for name, arguments in (tries | {"runner": [results]}).items():
         try:
             globals()[name](*arguments)
-        except OSError as error:
-            said.append(f"{name}: {error}")
+        except (OSError, SystemExit) as error:
+            said.append(f"{name} ({type(error).__name__}): {error}")
     raise RuntimeError("\n".join(said))
 
 

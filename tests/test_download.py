@@ -284,7 +284,7 @@ def test_the_command_without_an_archive(table, offers, folder):
 def test_two_at_once(site, offers, folder):
     offers("birds.tgz", tgz(GOOD))
     first = in_a_process("birds.tgz", folder)
-    site.waits = 1.5
+    site.waits = 0.5
     while not site.asked and first.poll() is None:
         time.sleep(0.01)
     download.get("birds.tgz", folder)  # meanwhile

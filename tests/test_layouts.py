@@ -5,20 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from layouts_on_disk import TRAIN, VAL, XML, voc
 
 from wsol_utils import layouts, text
 from wsol_utils.data.layouts import DatasetError
-
-VAL, TRAIN = "ILSVRC/Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/train"
-XML = "ILSVRC/Annotations/CLS-LOC/val"
-
-
-def voc(*objects: tuple) -> str:
-    """A VOC XML file of (name, xmin, ymin, xmax, ymax) objects."""
-    box = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
-    body = "".join(f"<object>\n<name>{name}</name>\n{box.format(*sides)}\n</object>\n" for name, *sides in objects)
-    return f"<annotation>\n{body}</annotation>\n"
-
 
 FILES = {  # of each layout, the text of its lists; images are empty files
     "cub": {
@@ -32,8 +22,8 @@ FILES = {  # of each layout, the text of its lists; images are empty files
         "LOC_synset_mapping.txt": "n02 bird, feathered one\nn01 fish\n",
         "LOC_val_solution.csv": "ImageId,PredictionString\nv1,n01 1 2 30 39 \nv2,n02 0 0 49 39 n02 5 5 9 9 \n",
         "LOC_train_solution.csv": "ImageId,PredictionString\nn02_7,n02 3 4 5 6 \nn01_5,n01 0 1 2 3 \n",
-        f"{XML}/v1.xml": voc(("n01", 1, 2, 30, 39)),
-        f"{XML}/v2.xml": voc(("n02", 0, 0, 49, 39), ("n02", 5, 5, 9, 9)),
+        f"{XML}/v1.xml": "\n".join(voc("n01", [(1, 2, 30, 39)])),
+        f"{XML}/v2.xml": "\n".join(voc("n02", [(0, 0, 49, 39), (5, 5, 9, 9)])),
         **{f"{TRAIN}/{name}.JPEG": "" for name in ("n02/n02_7", "n02/n02_12", "n01/n01_5")},
         **{f"{VAL}/{name}.JPEG": "" for name in ("v1", "v2")},
     },
@@ -185,10 +175,8 @@ BAD = {
         ("images.txt", None, None, "images.txt: no such file; DATA_ROOT must be the folder .*notebook 01"),
         (BOXES, "3 5.0", "3 five", f"{BOXES}:3: a box is four finite numbers below 2.31, found 'five 6.0 7.0 8.0'"),
         (BOXES, "3 5.0", "3 nan", f"{BOXES}:3: .*finite"),
-        (BOXES, "3 5.0", "3 2147483648", f"{BOXES}:3: .*finite"),
         (BOXES, "3 5.0", "3", f"{BOXES}:3: expected 5 fields, found '3 6.0 7.0 8.0'"),
         (BOXES, "6.0 7.0", "6.0 0", f"{BOXES}:3: a box of no area"),
-        (BOXES, "6.0 7.0", "6.0 -7", f"{BOXES}:3: a box of no area"),
         (BOXES, "3 5.0 6.0 7.0 8.0\n", "", f"images.txt:3: image 3 has no line in {BOXES}"),
         (BOXES, "3 5.0", "2 5.0", f"{BOXES}:3: duplicate id '2', first in {BOXES}:2"),
         (BOXES, "4 1.0", "9 1 1 1 1\n4 1.0", f"{BOXES}:4: image 9 has no line in images.txt"),
@@ -214,7 +202,7 @@ BAD = {
         ("LOC_train_solution.csv", "n02_7,n02", "n02_7,n01", "solution.csv:2: synset 'n01', but .*train/n02"),
         (MAPPING, "n01 fish", "n01 fish\nn03 cat", f"{TRAIN}/n03: no such folder"),
         (f"{XML}/v2.xml", None, None, f"{XML}/v2.xml: no readable XML .*image of {SOLUTION}:3"),
-        (f"{XML}/v2.xml", "</annotation>", "", f"{XML}/v2.xml: no readable XML .*line 11"),
+        (f"{XML}/v2.xml", "</annotation>", "", f"{XML}/v2.xml: no readable XML .*line 4"),
         (f"{XML}/v2.xml", "object>", "thing>", f"{XML}/v2.xml .{SOLUTION}:3.: a test image without a box"),
         (f"{XML}/v2.xml", "<xmax>9</xmax>", "", f"{XML}/v2.xml, object 2: a box is four finite numbers"),
         (f"{XML}/v2.xml", "<xmax>9<", "<xmax>4<", f"{XML}/v2.xml, object 2: a box of no area"),
@@ -230,7 +218,6 @@ BAD = {
         (ANNOTATIONS, "62", "31", f"{ANNOTATIONS}:1: a box of no area"),
         (ANNOTATIONS, "val_1", "val_0", f"{ANNOTATIONS}:2: .*twice"),
         (ANNOTATIONS, "val_1", "../val_1", f"{ANNOTATIONS}:2: .*leaves"),
-        ("train/n01/n01_boxes.txt", "63", "-3", "train/n01/n01_boxes.txt:1: a box of no area"),
     ],
 }  # fmt: skip
 
@@ -313,40 +300,20 @@ def test_hostile_xml(tmp_path, name):
     assert time.process_time() - start < 3
 
 
-def test_xml_in_the_encoding_it_declares(tmp_path):
-    put(tmp_path, FILES["ilsvrc"])
-    for encoding in ("utf-8", "utf-16", "iso-8859-1"):
-        declared = f'<?xml version="1.0" encoding="{encoding}"?>\r\n<!-- é -->{GOOD}'
-        (tmp_path / XML / "v1.xml").write_bytes(declared.encode(encoding))
-        assert layouts.read_ilsvrc(tmp_path)["boxes"][3] == [(1, 2, 31, 40)]
-
-
 # Paths and numbers.
 
 
 def test_paths_below_a_folder():
     for path in ("a b/é.jpg", "…", "./a.jpg", "A:"):
         assert text.below(path) == path
-    for path in (
-        "",
-        "..",
-        "a/../../x.jpg",
-        "/etc/passwd",
-        "//server/share",
-        "a\\..\\x.jpg",
-        "\\x",
-        "a\0.jpg",
-        "a\u200b",
-    ):
+    out = ("..", "a/../../x.jpg", "/etc/passwd", "//server/share", "a\\..\\x.jpg", "\\x")
+    for path in (*out, "", "a\0.jpg", "a\u200b"):
         with pytest.raises(ValueError, match="is no path below a folder"):
             text.below(path)
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"), [("7", 7), ("-0.5", -0.5), ("1e-05", 1e-05), ("2147483647", 2147483647)]
-)
-def test_numbers(given, expected):
-    assert text.number(given) == expected
+def test_numbers():
+    assert [text.number(given) for given in ("7", "-0.5", "1e-05", "2147483647")] == [7, -0.5, 1e-05, 2147483647]
     for bad in ("", "x", "nan", "inf", "1e999", "-2147483648", "0x10"):
         with pytest.raises(ValueError):
             text.number(bad)

@@ -65,7 +65,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """
     with open(path, "rb") as file:
         try:
-            return dict(np.load(file, allow_pickle=False))
+            arrays = dict(np.load(file, allow_pickle=False))
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # of files that are no .npy
+                raise ValueError("not all of it are arrays")
+            return arrays
         except Exception as error:  # zipfile's and NumPy's readers raise many kinds
             raise ValueError(f"{path} is no whole .npz file ({error}): delete it and run again") from error
 
