@@ -40,6 +40,7 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
     ignored = shutil.ignore_patterns("__pycache__", "*.csv", "*.md", "*.png", "*.npz")
     for name in ("wsol_utils", "results/reference/sample/birds", "data/published"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy(ROOT / "data/photographs.csv", folder / "data")
     notebook = nbformat.read(ROOT / NOTEBOOK, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":  # what is seen later is of this run
@@ -154,10 +155,10 @@ def test_the_box_follows_the_slider(page):
 @needs_chromium
 def test_another_picture_and_rule(page):
     controls = page.locator(".jp-OutputArea-output:has(.wsol-box) select")
-    controls.nth(0).select_option(index=2)
+    controls.nth(0).select_option(index=1)
     controls.nth(3).select_option("otsu")
     expect(page.locator(".wsol-box")).to_contain_text("(otsu)")
-    expect(page.locator(".wsol-box")).to_contain_text("Blue capped Tit")
+    expect(page.locator(".wsol-box")).to_contain_text("espresso")
 
 
 def screenshot(path: Path) -> None:

@@ -188,6 +188,7 @@ def test_a_line_for_each_picture(album, checkpoint):
             located = locate.locate(view, **values)
             box = " ".join(f"{side:.1f}" for side in located.box)
             share, name = f"{100 * view.probability:.1f} %", f"{view.class_name} ({view.class_index})"
+            share += ", unsure" * (view.probability < 0.5)
             assert line == f"{path}: {name}, {share}, threshold {located.eta:.2f}, box {box}"
 
 
@@ -295,10 +296,14 @@ def test_what_is_not_converted_leaves_no_file(tmp_path):
 # What is asked wrongly.
 
 
+def test_without_arguments_it_shows_what_to_type():
+    result = run()
+    assert result.exit_code == 0 and "localize holiday/ --out boxes" in result.stdout
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "Give --checkpoint or --backbone"),
         (["--checkpoint", "c", "--backbone", "resnet18"], "one of the two"),
         (["--checkpoint", "c", "--weights", "w"], "--weights are of a --backbone"),
         (["--checkpoint", "c", "--eta", "0.2", "--rule", "otsu"], "takes the place of --rule"),

@@ -123,8 +123,9 @@ def test_the_notebook_on_other_pictures(paths, tmp_path, monkeypatch, capsys):
     """Without the packages of the last section."""
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)  # not installed
     (paths[0].parent / "README.txt").write_text("beside the pictures")
-    given = {"pictures": str(paths[0].parent), "rule": "otsu", "class_index": 2, "results": str(tmp_path)}
-    variables = run_notebook("07_your_own_images", **given)
+    network = "results/reference/sample/birds/wgap.safetensors"
+    given = {"pictures": str(paths[0].parent), "checkpoint": network, "rule": "otsu", "class_index": 2}
+    variables = run_notebook("07_your_own_images", **given, results=str(tmp_path))
     folder = tmp_path / "own_images"
     written = ["0.jpg.png", "1.jpg.png", "2.jpg.png", "boxes.csv", "boxes.json"]
     assert sorted(file.name for file in folder.iterdir()) == written

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the one list of the public modules: editors and mypy follow
     from wsol_utils.experiment import experiments, handover, parameters, preparation, profiles, stages
     from wsol_utils.figures import plots, reference, tables
     from wsol_utils.maps import cam, extract, predictions
-    from wsol_utils.network import checkpoints, method, models, pooling, processes, recipe, training, weights
+    from wsol_utils.network import checkpoints, lite, method, models, pooling, processes, recipe, training, weights
     from wsol_utils.own_pictures import command, explorer, locate, networks
     from wsol_utils.runner import commands, execute, keep, manifest, record, report, verify
     from wsol_utils.scores import ablations, evaluation, metrics, protocols, statistics

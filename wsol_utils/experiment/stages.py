@@ -69,7 +69,8 @@ def description(config: Config, table: pd.DataFrame, name: str, classes: int, me
     return {
         "backbone": config.backbone, "pooling": name, "temperature": config.temperature, "own_head": False,
         "method": method, "method_options": config.method_options.get(method, {}),
-        "image_size": config.image_size, "class_names": [names.get(label, "") for label in range(classes)],
+        "image_size": config.image_size, "profile": config.profile,
+        "class_names": [names.get(label, "") for label in range(classes)],
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ size and scale, boxes are half-open pixels.
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -209,6 +210,31 @@ def pipeline(
     axis.set_ylabel("D", fontsize=8)
     axis.tick_params(labelsize=7)
     show(figure.add_subplot(grid[5]), image, title="box and truth", truth=[truth], found=box)
+    return figure
+
+
+def walk(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the way from a photograph to its box, a row for each: photograph, two maps at 0.20, D, and the paper's box.
+
+    Args:
+        rows: of each photograph its `view` and the true box `truth`; `located`, as of `locate.locate`: by the original
+            CAM and by the recombined one at the fixed threshold, and by the paper's method; and the three boxes' `iou`.
+    """
+    figure, axes = plt.subplots(len(rows), 5, figsize=(12.5, 2.3 * len(rows)), squeeze=False, layout="constrained")
+    for axis, row in zip(axes, rows, strict=True):
+        view, truth, paper = row["view"], [row["truth"]], row["located"][2]
+        show(axis[0], view.image, title=f"{view.class_name}, {view.probability:.0%}", truth=truth)
+        names = ("CAM (Eq. 2)", "recombined (Eq. 3)")
+        for place, name, one, iou in zip(axis[1:3], names, row["located"], row["iou"], strict=False):
+            title = f"{name}, η = {one.eta:.2f}\nIoU {iou:.2f}"
+            show(place, view.image, one.map, title, truth=truth, found=one.box)
+        axis[3].plot(thresholds.PAPER_GRID, paper.differences, marker=".", color="tab:blue")
+        axis[3].axhline(np.nanmean(paper.differences), color="grey", linestyle=":")
+        axis[3].axvline(paper.eta, color=PREDICTION, linewidth=2)
+        axis[3].set(xlabel="η", ylabel="step D", xlim=(0, 1))
+        axis[3].set_title(f"threshold (Sec. 4.3)\nη = {paper.eta:.2f}", fontsize=9)
+        axis[3].tick_params(labelsize=7)
+        show(axis[4], view.image, title=f"the paper's box\nIoU {row['iou'][2]:.2f}", truth=truth, found=paper.box)
     return figure
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wsol_utils.common import files
 from wsol_utils.common.checks import one_of
+from wsol_utils.network import lite
 from wsol_utils.network import method as methods
 from wsol_utils.network import pooling as poolings
 from wsol_utils.network import weights as weights_files
@@ -96,6 +97,7 @@ class Backbone(NamedTuple):
     prefixes: tuple[str, ...]  # the body's keys in the network's state dict
     channels: int
     own_head: Callable[[Any, nn.Module], nn.Module] | None  # (network, body) -> a CAM network as it stands
+    published: Callable[[], Mapping[str, Tensor]] | None = None  # ImageNet weights, where they are not torchvision's
 
 
 def _resnet_body(network: nn.Module) -> nn.Module:
@@ -128,6 +130,15 @@ BACKBONES = {
         ("conv1.", "bn1.", "layer"),
         2048,
         lambda net, body: Localizer(body, poolings.GlobalAveragePool(), net.fc),
+    ),
+    # with a last stride less than published: 224 px -> 14×14
+    "efficientnet_lite0": Backbone(
+        lite.build,
+        lite.body,
+        ("conv_stem.", "bn1.", "blocks.", "conv_head.", "bn2."),
+        lite.CHANNELS,
+        lambda net, body: Localizer(body, poolings.GlobalAveragePool(), net.classifier),
+        lite.published,
     ),
     "small_vgg": Backbone(SmallVGG, lambda net: net.features, ("features.",), 128, None),
 }
@@ -183,7 +194,8 @@ def save(model: nn.Module, path: Path, metadata: dict[str, str], about: dict | N
 
     Args:
         about: what the network is, so that `networks.load_network` needs the file alone: backbone, pooling,
-            temperature, method, method_options, own_head (whether the head is ImageNet's), image_size, class_names.
+            temperature, method, method_options, own_head (whether the head is ImageNet's), image_size, profile (of the
+            run that trained it), class_names.
     """
     write(model.state_dict(), path, metadata | ({"network": json.dumps(about)} if about else {}))
 
@@ -240,10 +252,14 @@ def _network(name: str, weights: str | Path | None, head: bool) -> nn.Module:
     if weights == "imagenet":
         if name == "small_vgg":
             raise ValueError("small_vgg has no ImageNet weights; give a safetensors file or none")
-        published = torchvision.models.get_model_weights(recipe.build)["IMAGENET1K_V1"]
-        # not torchvision's own `weights=`, which would unpickle whatever the file holds
-        network.load_state_dict(published.get_state_dict(check_hash=True, weights_only=True))
+        network.load_state_dict(recipe.published() if recipe.published else _torchvisions(recipe))
     elif weights is not None:
         keys = tuple(key for key in network.state_dict() if head or key.startswith(recipe.prefixes))
         weights_files.put(network, weights_files.read(weights, name), weights, name, keys)
     return network
+
+
+def _torchvisions(recipe: Backbone) -> Mapping[str, Tensor]:
+    """Download torchvision's weights; not by its own `weights=`, which would unpickle whatever the file holds."""
+    weights = torchvision.models.get_model_weights(recipe.build)["IMAGENET1K_V1"]
+    return weights.get_state_dict(check_hash=True, weights_only=True)

@@ -10,13 +10,20 @@ from tqdm import tqdm
 from wsol_utils.common.bars import watched
 from wsol_utils.data.text import shown
 
+UNSURE = 0.5  # below this probability the class is said to be unsure
+
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--recursive", is_flag=True, help="Take the pictures in folders of folders, too.")
 @click.option("--checkpoint", default="", help="Network that notebook 02 trained, seed0/wgap.safetensors of its run.")
-@click.option("--backbone", default="", help="Instead: a network of torchvision's that knows ImageNet's 1000 classes.")
-@click.option("--weights", default="", help="Safetensors file for the backbone. Without it they are downloaded.")
+@click.option(
+    "--backbone",
+    default="",
+    help="Instead: a network of torchvision's that knows ImageNet's 1000 classes, resnet50 for instance.  "
+    "[default: efficientnet_lite0, which needs no download]",
+)
+@click.option("--weights", default="", help="Safetensors file for the backbone. Torchvision's are downloaded else.")
 @click.option(
     "--class",
     "class_index",
@@ -51,11 +58,15 @@ def localize(
 
     \b
     Examples:
-      python -m wsol_utils localize holiday/ --backbone resnet50 --out boxes
+      python -m wsol_utils localize holiday/ --out boxes
+      python -m wsol_utils localize cat.jpg --backbone resnet50
       python -m wsol_utils localize robin.jpg --checkpoint results/sample/birds/seed0/wgap.safetensors
     """
-    if bool(checkpoint) == bool(backbone):
-        raise click.UsageError("Give --checkpoint or --backbone, one of the two, as in --backbone resnet50.")
+    if not images:
+        click.echo(click.get_current_context().get_help())
+        return
+    if checkpoint and backbone:
+        raise click.UsageError("Give --checkpoint or --backbone, one of the two.")
     if checkpoint and weights:
         raise click.UsageError("--weights are of a --backbone; a --checkpoint has its own.")
     if eta is not None and (rule or not 0 <= eta <= 1):
@@ -80,6 +91,8 @@ def localize(
         if out and any(path.parent.resolve() == out.resolve() for path in paths):
             raise click.UsageError("--out is the pictures' own folder: name another one, so that they stay apart.")
         network = networks.load_network(checkpoint, backbone, weights or "imagenet")
+        if network.warning:
+            click.echo(f"Warning: {shown(network.warning)}", err=True)
         named, rows = zip(paths, locate.output_names(paths), strict=True), list[dict[str, Any]]()
         for path, name in watched(named, len(paths), "localize", "picture"):
             view = locate.look(network, path, class_index)
@@ -104,4 +117,5 @@ def _said(row: dict[str, Any]) -> str:
     corners = " ".join(f"{row[side]:.1f}" for side in ("x0", "y0", "x1", "y1"))
     box = f"box {corners}" if row["x1"] > row["x0"] else "no box: the map is nowhere above the threshold"
     named = shown(f"{row['path']}: {row['class_name']} ({row['class_index']})")
-    return f"{named}, {100 * row['probability']:.1f} %, threshold {row['eta']:.2f}, {box}"
+    sure = "" if row["probability"] >= UNSURE else ", unsure"
+    return f"{named}, {100 * row['probability']:.1f} %{sure}, threshold {row['eta']:.2f}, {box}"

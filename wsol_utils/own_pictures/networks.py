@@ -38,6 +38,7 @@ class Family(NamedTuple):
 
 # No side heads, which only training uses; and the normalisation that both networks were trained with.
 INCEPTION: dict[str, Any] = {"aux_logits": False, "transform_input": True, "init_weights": False}
+DEFAULT = "efficientnet_lite0"
 FAMILIES = {  # by the beginning of torchvision's names
     "densenet": Family("features", "classifier"),
     "efficientnet": Family("features", "classifier.1"),
@@ -65,12 +66,14 @@ class Network:
         class_names: K names; an unknown one is "class 3".
         image_size: side of the square input, pixels.
         name: to be shown.
+        warning: what its user should know first; "" for nothing.
     """
 
     model: nn.Module
     class_names: list[str]
     image_size: int
     name: str
+    warning: str = ""
 
 
 class WithFeatures(nn.Module):
@@ -107,22 +110,31 @@ class WithFeatures(nn.Module):
 
 
 def load_network(checkpoint: str | Path = "", backbone: str = "", weights: str | Path = "imagenet") -> Network:
-    """Load a network for `locate.look`, onto the CPU.
+    """Load a network for `locate.look`, onto the CPU: without arguments EfficientNet-Lite0, which needs no download.
 
     Args:
         checkpoint: a safetensors file that notebook 02 wrote; its header says the rest.
-        backbone: in its place a classification network of torchvision's that has a class activation map.
-        weights: of the backbone: "imagenet" (torchvision downloads them), or a safetensors file in torchvision's keys,
-            of any number of classes.
+        backbone: in its place "efficientnet_lite0", or a network of torchvision's that has a class activation map.
+        weights: of the backbone: "imagenet" (torchvision downloads its own), or a safetensors file in the network's
+            keys, of any number of classes.
 
     Raises:
-        ValueError: if not one of the two is given, the file is no such network, holds NaN or infinity or is a pickle,
-            or the network has no such map.
+        ValueError: if both a checkpoint and a backbone are given, the file is no such network, holds NaN or infinity
+            or is a pickle, or the network has no such map.
         OSError: if the file does not exist, or the download fails.
     """
-    if bool(checkpoint) == bool(backbone):
-        raise ValueError("give a checkpoint of notebook 02, or a backbone of torchvision's, one of the two")
-    return _of_torchvision(backbone, weights) if backbone else _of_notebook_02(Path(checkpoint))
+    if checkpoint and backbone:
+        raise ValueError("give a checkpoint of notebook 02, or a backbone, one of the two")
+    if checkpoint:
+        return _of_notebook_02(Path(checkpoint))
+    if backbone in ("", DEFAULT):
+        return Network(models.build_as_it_stands(DEFAULT, weights).eval(), imagenet_classes(), 224, DEFAULT)
+    return _of_torchvision(backbone, weights)
+
+
+def imagenet_classes() -> list[str]:
+    """Name ImageNet's 1000 classes, in their order."""
+    return list(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def _of_notebook_02(path: Path) -> Network:
@@ -151,7 +163,8 @@ def _of_notebook_02(path: Path) -> Network:
         ) from error
     models.load_into(model, path)
     parts = [backbone, about["pooling"], *([method] if method != "cam" else [])]
-    return Network(model.eval(), names, side, ", ".join(parts))
+    drawn = f"{path} was trained on drawn pictures: of photographs it says nothing of worth"
+    return Network(model.eval(), names, side, ", ".join(parts), drawn if about.get("profile") == "sample" else "")
 
 
 def _of_torchvision(name: str, weights: str | Path) -> Network:
@@ -173,7 +186,7 @@ def _of_torchvision(name: str, weights: str | Path) -> Network:
     network = torchvision.models.get_model(name, num_classes=classes, **family.options)
     weights_files.put(network, state, weights, name)
     model = WithFeatures(network, family, (preset.mean, preset.std)).eval()
-    names = _named(published.meta["categories"] if classes == 1000 else [""] * classes)
+    names = imagenet_classes() if classes == 1000 else _named([""] * classes)
     return Network(model, names, preset.crop_size[0], name)
 
 

