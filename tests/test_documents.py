@@ -18,7 +18,7 @@ from PIL import Image
 
 import wsol_utils
 from wsol_utils import __main__ as commands
-from wsol_utils import experiments, models, reference, tables
+from wsol_utils import experiments, findings, models, reference, tables
 from wsol_utils.experiment.profiles import DATASETS
 
 # docs/model_card.md, from the configurations and results/reference.
@@ -92,7 +92,7 @@ def faults() -> str:
 
 
 BLOCKS = {
-    "README.md": reference.README,
+    **findings.BLOCKS,
     "docs/model_card.md": {"procedure": procedure, "figures": figures},
     "docs/reliability.md": {"faults": faults},
 }

@@ -86,7 +86,12 @@ WRONG = {
     "no box": ("localization.txt", 2, None, f"localization.txt: no line for '{B}'"),
     "no prediction": ("predicted.txt", 1, None, f"predicted.txt: no line for '{B}'"),
     "an id twice": ("image_ids.txt", 2, A, f"image_ids.txt:2: '{A}' a second time"),
-    "a word": ("localization.txt", 1, f"{A},1,1,two,2", "localization.txt:1: could not convert .* 'two' .*id,x0,y0,x1,y1"),
+    "a word": (
+        "localization.txt",
+        1,
+        f"{A},1,1,two,2",
+        "localization.txt:1: could not .* 'two' .*id,x0,y0,x1,y1",
+    ),
     "four fields": ("localization.txt", 3, f"{A},1,1,2", "localization.txt:3: not enough values"),
     "a mask among boxes": ("localization.txt", 2, f"{B},m.png,", "localization.txt:2: could not convert"),
     "two labels": ("class_labels.txt", 1, f"{B},7,8", "class_labels.txt:1: 2 fields after the id, not 1"),

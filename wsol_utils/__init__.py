@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the one list of the public modules: editors and mypy follow
     from wsol_utils.data.sample import drawing, shapes
     from wsol_utils.data.sample import render as sample
     from wsol_utils.experiment import experiments, handover, parameters, preparation, profiles, stages
-    from wsol_utils.figures import plots, reference, tables
+    from wsol_utils.figures import findings, plots, reference, tables
     from wsol_utils.maps import cam, extract, predictions
     from wsol_utils.network import checkpoints, lite, method, models, pooling, processes, recipe, training, weights
     from wsol_utils.own_pictures import command, explorer, locate, networks

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from wsol_utils.common import files
 from wsol_utils.common.files import ROOT
 from wsol_utils.figures import tables
 from wsol_utils.figures.tables import KEY
@@ -150,8 +149,12 @@ COMPARED = {
 }
 
 
-def overview() -> str:
-    """Show GT-known of every step and Top-1 Cls of both poolings, printed and measured, as Markdown."""
+def overview(rows: Sequence[str] = ()) -> str:
+    """Show GT-known of every step and Top-1 Cls of both poolings, printed and measured, as Markdown.
+
+    Args:
+        rows: which of `SHOWN_OF`; all, if none are named.
+    """
     steps = {name: step for name, (step, _) in SHOWN_OF.items()}
     printed = PRINTED | {"Top-1 Cls with GAP": "VGG-CAM[6]", "Top-1 Cls with WGAP": "Ours"}
     columns = {}
@@ -161,7 +164,8 @@ def overview() -> str:
         else:
             found, methods = tables.measured(read(profile, dataset, "metrics.csv")), steps
         cells = found.set_index("method")
-        columns[title] = {name: cells[figure].get(methods.get(name), "") for name, (_, figure) in SHOWN_OF.items()}
+        shown = {name: figure for name, (_, figure) in SHOWN_OF.items() if not rows or name in rows}
+        columns[title] = {name: cells[figure].get(methods.get(name), "") for name, figure in shown.items()}
     return pd.DataFrame(columns).rename_axis("GT-known Loc, %").to_markdown(disable_numparse=True)
 
 
@@ -225,9 +229,6 @@ def speed() -> str:
     return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True) + f"\n\n{record['machine'].iloc[0]}"
 
 
-README = {"results": overview, "steps": steps, "rates": equal_rates, "speed": speed}  # its generated blocks
-
-
 def filled(text: str, blocks: Mapping[str, Callable[[], str]]) -> str:
     """Generate a document's blocks anew, each between the lines `<!-- name -->` and `<!-- /name -->`."""
     for name, generate in blocks.items():
@@ -235,9 +236,3 @@ def filled(text: str, blocks: Mapping[str, Callable[[], str]]) -> str:
         _, end, after = rest.partition(f"\n<!-- /{name} -->")
         text = f"{before}{begin}{generate()}{end}{after}"
     return text
-
-
-def write_readme() -> None:
-    """Write the README with its blocks generated anew from results/reference."""
-    path = ROOT / "README.md"
-    files.write_text(path, filled(path.read_text(encoding="utf-8"), README))

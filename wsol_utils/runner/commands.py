@@ -242,18 +242,19 @@ def notebooks() -> None:
         for path in sorted((ROOT / "notebooks").glob("0[0-7]_*.ipynb")):
             click.echo(path.name)
             execute.in_place(path)
+        shutil.copy(Path(results, "own_images", "steps.png"), ROOT / "docs" / "photographs.png")  # the README's first
 
 
 @click.command()
 def benchmarks() -> None:
     """Measure speed again: execute notebook 08 in place, and keep its record in results/reference."""
-    from wsol_utils.figures import reference
+    from wsol_utils.figures import findings as documents
     from wsol_utils.runner import execute
 
     os.environ["TQDM_DISABLE"] = "1"
     execute.in_place(ROOT / "notebooks" / "08_benchmarks.ipynb")
     shutil.copy(ROOT / "results" / "benchmarks.csv", ROOT / "results" / "reference")
-    reference.write_readme()
+    documents.write_documents()
 
 
 @click.command("reference")

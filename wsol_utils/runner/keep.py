@@ -18,7 +18,7 @@ from wsol_utils.common.files import ROOT
 from wsol_utils.data import datasets
 from wsol_utils.data.sample import render as sample
 from wsol_utils.experiment import experiments, handover, stages
-from wsol_utils.figures import plots, reference
+from wsol_utils.figures import findings, plots, reference
 from wsol_utils.maps import cam
 from wsol_utils.network import models
 from wsol_utils.scores import evaluation, protocols
@@ -121,7 +121,7 @@ def keep_run(run: Path, name: str = "", further: bool = False) -> None:
 
 def show() -> None:
     """Write the README's tables and its picture of them anew, of what results/reference holds."""
-    reference.write_readme()
+    findings.write_documents()
     plots.save(plots.contributions(reference.contributions()), ROOT / "results/reference/contributions.png")
 
 
