@@ -21,8 +21,8 @@ def verdict() -> str:
     said = {
         "All three parts together": f"take GT-known localisation from {known(CUB, CAM):.1f} to "
         f"{known(CUB, PAPER):.1f} % on 20 classes of CUB, and from {known(TINY, CAM):.1f} to "
-        f"{known(TINY, PAPER):.1f} % on Tiny-ImageNet. On the embedded sample they change nothing that can be told from chance "
-        f"({of_all_three('birds')} points on birds, {of_all_three('things')} on things).",
+        f"{known(TINY, PAPER):.1f} % on Tiny-ImageNet. On the embedded sample they change nothing that can be told "
+        f"from chance ({of_all_three('birds')} points on birds, {of_all_three('things')} on things).",
         "Recombination (Eq. 3) does most of it.": f"Leaving negative channels out gains {span(out)} points on CUB and "
         f"{span(tiny_out)} on Tiny-ImageNet. Adding them, the paper's own step, gains {span(added)} more on CUB and "
         f"{span(tiny_added)} on Tiny-ImageNet. On ILSVRC, with a network that was not fine-tuned, neither "
