@@ -260,10 +260,10 @@ def contributions(found: Mapping[str, pd.DataFrame]) -> Figure:
     return _tight(figure)
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, dpi: int = DPI) -> None:
     """Write a PNG, whole or not at all."""
     with files.written(path) as temporary:
-        temporary.write_bytes(png(figure, colours=256))
+        temporary.write_bytes(png(figure, colours=256, dpi=dpi))
 
 
 def picture(figure: Figure) -> Picture:
@@ -273,10 +273,10 @@ def picture(figure: Figure) -> Picture:
     return Picture(data=data, format="png")
 
 
-def png(figure: Figure, colours: int) -> bytes:
+def png(figure: Figure, colours: int, dpi: int = DPI) -> bytes:
     """The bytes of a PNG with a palette of `colours`, a fraction of the size of one in full colour."""
     full, reduced = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, dpi=DPI, format="png", bbox_inches="tight", pad_inches=0.05)
+    figure.savefig(full, dpi=dpi, format="png", bbox_inches="tight", pad_inches=0.05)
     image = Image.open(full).convert("RGB")
     ninth = image.resize((image.width // 3, image.height // 3), Image.Resampling.NEAREST)  # is enough for a palette
     palette = ninth.quantize(colours, kmeans=2, dither=Image.Dither.NONE)
