@@ -22,7 +22,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from layouts_on_disk import LAYOUTS, XML, Trap, lines, table
 from PIL import Image
 
-from wsol_utils import boxes, checkpoints, datasets, layouts, loader, metadata, models, score_maps, thresholds
+from wsol_utils import boxes, checkpoints, datasets, layouts, loader, metadata, models, score_maps, thresholds, weights
 from wsol_utils.data.images import decode
 from wsol_utils.experiment.handover import read_arrays, write_arrays
 from wsol_utils.maps.predictions import Predictions
@@ -298,6 +298,7 @@ def test_nothing_is_unpickled(tmp_path):
         readers = (
             lambda: models.read_metadata(file),
             lambda: models.load_into(NETWORK, file),
+            lambda: weights.unpickle(file),
             lambda: score_maps._map(tmp_path, "x"),
             lambda: read_arrays(file),
             lambda: Predictions.load(folder),

@@ -169,10 +169,10 @@ def test_rules_of_scikit_image(rule):
 
 
 def test_fixed_mean_and_percentile_by_hand():
-    image = 5 * np.arange(11.0)[None, None]  # 0, 5 … 50: as fractions of the maximum 0, 0.1 … 1
+    image = np.arange(11.0)[None, None] ** 2  # 0, 1, 4 … 100: of a ramp, 0.9 of the 35th percentile would be the same
     assert select(image, "fixed").tolist() == [0.2]
-    assert select(image, "mean").tolist() == pytest.approx([0.5])
-    assert select(image, "percentile").tolist() == pytest.approx([0.35 * 0.9])
+    assert select(image, "mean").tolist() == pytest.approx([0.35])
+    assert select(image, "percentile").tolist() == pytest.approx([0.35 * 0.81])
 
 
 @pytest.mark.parametrize("rule", RULES)
