@@ -167,8 +167,9 @@ def test_imagenet_weights_are_checked_and_not_unpickled(tmp_path, monkeypatch, s
 
 
 def test_every_torchvision_backbone_has_imagenet_weights():
-    for name in set(models.BACKBONES) - {"small_vgg"}:
-        assert "IMAGENET1K_V1" in torchvision.models.get_model_weights(models.BACKBONES[name].build).__members__
+    for name, backbone in models.BACKBONES.items():
+        if name != "small_vgg" and backbone.published is None:
+            assert "IMAGENET1K_V1" in torchvision.models.get_model_weights(backbone.build).__members__
 
 
 def test_a_new_head_needs_the_features_alone(squeezenet, weights_file, tmp_path):

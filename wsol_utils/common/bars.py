@@ -10,6 +10,6 @@ QUIET = bool(os.environ.get("TQDM_DISABLE"))  # tqdm's bar in notebooks does not
 T = TypeVar("T")
 
 
-def watched(things: Iterable[T], total: int, what: str, unit: str = "image") -> Iterator[T]:
+def watched(things: Iterable[T], total: int, what: str, unit: str = "image", quiet: bool = QUIET) -> Iterator[T]:
     """Yield the things under a bar, which appears after a second and goes when they are done."""
-    return iter(tqdm(things, total=total, desc=what, unit=unit, disable=QUIET, delay=1, leave=False))
+    return iter(tqdm(things, total=total, desc=what, unit=unit, disable=quiet, delay=1, leave=False))

@@ -130,7 +130,8 @@ def _download(row: Row, part: Path) -> None:
                 raise _failure(row, part, f"{offered} bytes are offered where {row.bytes - have} are expected")
             bar: dict[str, Any] = {"total": row.bytes, "initial": have, "desc": row.name, "disable": QUIET}
             with open(part, "ab" if have else "wb") as file, tqdm.wrapattr(file, "write", **bar) as out:
-                shutil.copyfileobj(response.raw, out, AT_ONCE)  # as sent: some servers call a .tgz an encoding
+                while have < row.bytes and (sent := response.raw.read(AT_ONCE)):  # some servers send without end
+                    have += out.write(sent)  # as it was sent: some servers call a .tgz an encoding
     except (requests.RequestException, HTTPError) as error:
         raise _failure(row, part, str(error)) from error
     if part.stat().st_size < row.bytes:
@@ -148,8 +149,10 @@ def _unpack(archive: Path, target: Path) -> None:
     for left in target.parent.glob(f".{target.name}.*.part"):  # of a killed process
         files.remove(left)
     hidden = files.beside(target)
-    # what leads out of the folder is refused in a tar, and left out of a zip; Python 3.11.0 to 3.11.3 has no filter
-    options: dict[str, Any] = {"filter": "data"} if archive.suffix != ".zip" and hasattr(tarfile, "data_filter") else {}
+    if not hasattr(tarfile, "data_filter"):
+        raise DatasetError(f"{archive}: Python 3.11.4 or newer is needed to unpack it, or unpack it by hand")
+    # what leads out of the folder is refused in a tar, and left out of a zip
+    options: dict[str, Any] = {} if archive.suffix == ".zip" else {"filter": "data"}
     try:
         with files.explained(target):
             shutil.unpack_archive(archive, hidden, **options)

@@ -79,6 +79,9 @@ def read_ilsvrc(root: str | os.PathLike) -> pd.DataFrame:
     rows = []
     if (root / data / "train").is_dir():
         solution = _solution(root, "LOC_train_solution.csv") if (root / "LOC_train_solution.csv").is_file() else {}
+        for name in sorted(os.listdir(root / data / "train")):
+            if name not in classes and not is_litter(name):
+                raise failure(root, f"{data}/train/{name}", "no synset of LOC_synset_mapping.txt")
         for wnid, label_and_name in classes.items():
             folder = f"{data}/train/{wnid}"
             if not (root / folder).is_dir():
@@ -233,8 +236,9 @@ def _table(root: Path, rows: list[tuple], listing: str) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in ("width", "height", "clipped")])
     if table.empty:
         raise failure(root, listing, "lists no image")
-    for row in table[table["path"].map(posixpath.normpath).duplicated()].itertuples():
-        raise failure(root, row.source, f"{row.path} is listed twice")
+    twice = table["path"].map(posixpath.normpath).duplicated() | table["image_id"].duplicated()
+    for row in table[twice].itertuples():
+        raise failure(root, row.source, f"{row.path} is listed twice, or another image has its id, {row.image_id}")
     for row in table[(table["split"] == "test") & ~table["boxes"].astype(bool)].itertuples():
         raise failure(root, row.source, f"a test image without a box, {row.path}")
     return table.assign(width=0, height=0, clipped=0.0)[COLUMNS]

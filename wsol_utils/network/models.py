@@ -1,6 +1,7 @@
 """A backbone, a pooling layer and a linear head: the network whose class activation maps we draw (Sec. 3).
 
-Weights come from torchvision ("imagenet", a download) or from a safetensors file in torchvision's keys.
+Weights are ImageNet's ("imagenet": torchvision's are downloaded, EfficientNet-Lite0's come in a package) or come from a
+safetensors file in the network's own keys.
 """
 
 import json
@@ -154,7 +155,7 @@ def build(
         backbone: one of `BACKBONES`.
         num_classes: K.
         pooling: a name that `pooling.build` knows, or a module (B, C, H, W) -> (B, C).
-        weights: None (random), "imagenet" (torchvision downloads them) or a safetensors file.
+        weights: None (random), "imagenet" (torchvision's are downloaded) or a safetensors file.
         method: one of `method.names()`.
         method_options: arguments of its constructor.
 
@@ -246,7 +247,7 @@ def _backbone(name: str) -> Backbone:
 
 
 def _network(name: str, weights: str | Path | None, head: bool) -> nn.Module:
-    """Build the whole torchvision network with its weights; `head` says whether the classifier's are needed too."""
+    """Build the whole network with its weights; `head` says whether the classifier's are needed too."""
     recipe = BACKBONES[name]
     network = recipe.build()
     if weights == "imagenet":

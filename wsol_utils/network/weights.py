@@ -3,6 +3,7 @@
 A file's names may differ from the network's by a wrapper's prefix, and where torch and torchvision allow it.
 """
 
+import argparse
 import re
 import shlex
 import sys
@@ -33,6 +34,7 @@ def explained(path: str | Path) -> Iterator[None]:
     except (SafetensorError, ValueError) as error:  # the latter of the header's text
         if is_pickle(path):
             out = Path(path).with_suffix(".safetensors")
+            out = out if out != Path(path) else out.with_stem(f"{out.stem}_converted")
             raise ValueError(
                 f"{path} is a PyTorch pickle, which could run code: convert it once, "
                 f"python -m wsol_utils convert {shlex.quote(str(path))} {shlex.quote(str(out))}, and give the new file"
@@ -92,7 +94,7 @@ def put(
     if wrong:
         raise ValueError(
             f"{path} holds the weights of another network than {name}: {wrong[0]!r} is missing, of another shape or "
-            f"not {name}'s ({len(wrong)} such tensors); give WEIGHTS with {name}'s torchvision keys, or change BACKBONE"
+            f"not {name}'s ({len(wrong)} such tensors); give WEIGHTS with {name}'s own keys, or change BACKBONE"
         )
     for key in needed:
         if not found[key].to(own[key].dtype).isfinite().all():
@@ -130,7 +132,8 @@ def unpickle(path: str | Path) -> tuple[str, dict[str, Tensor]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the errors say
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # a trainer's options beside the weights
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, where a file is cut off
         other = re.search(r"GLOBAL (\S+)", str(error))
         problem = f"holds {other[1]}, which is no tensor" if other else re.split(r"\. |\n", str(error))[0]

@@ -7,8 +7,8 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from wsol_utils.common.bars import watched
-from wsol_utils.data.text import shown
+from wsol_utils.common.bars import QUIET, watched
+from wsol_utils.data.text import DatasetError, shown
 
 UNSURE = 0.5  # below this probability the class is said to be unsure
 
@@ -23,7 +23,11 @@ UNSURE = 0.5  # below this probability the class is said to be unsure
     help="Instead: a network of torchvision's that knows ImageNet's 1000 classes, resnet50 for instance.  "
     "[default: efficientnet_lite0, which needs no download]",
 )
-@click.option("--weights", default="", help="Safetensors file for the backbone. Torchvision's are downloaded else.")
+@click.option(
+    "--weights",
+    default="",
+    help="Safetensors file for the backbone; torchvision's own are downloaded.",
+)
 @click.option(
     "--class",
     "class_index",
@@ -94,9 +98,14 @@ def localize(
         if network.warning:
             click.echo(f"Warning: {shown(network.warning)}", err=True)
         named, rows = zip(paths, locate.output_names(paths), strict=True), list[dict[str, Any]]()
-        for path, name in watched(named, len(paths), "localize", "picture"):
-            view = locate.look(network, path, class_index)
-            located = locate.locate(view, recombination, rule, eta)
+        for path, name in watched(named, len(paths), "localize", "picture", QUIET or not sys.stderr.isatty()):
+            try:
+                view = locate.look(network, path, class_index)
+                located = locate.locate(view, recombination, rule, eta)
+            except (DatasetError, MemoryError, RuntimeError) as error:  # torch's of memory is a RuntimeError
+                problems.append(" ".join(str(error).split()) or f"{path}: not enough memory; scale the picture down")
+                print(f"Error: {problems[-1]}", file=sys.stderr)
+                continue
             rows.append(locate.row(view, located))
             tqdm.write(_said(rows[-1]), file=sys.stdout)
             if out:
@@ -104,11 +113,12 @@ def localize(
         if out:
             locate.write_coco(out / "boxes.json", rows)
             locate.write_csv(out / "boxes.csv", rows)
-            print(f"{len(rows)} pictures, boxes.json and boxes.csv are in {shown(str(out))}")
+            count = "1 picture" if len(rows) == 1 else f"{len(rows)} pictures"
+            print(f"{count}, boxes.json and boxes.csv are in {shown(str(out))}")
     except (ValueError, OSError) as error:
         raise click.ClickException(shown(" ".join(str(error).split()))) from error
     if problems:
-        total = len(paths) + len(problems)
+        total = len(rows) + len(problems)
         raise click.ClickException(f"{len(problems)} of {total} files are left out, see above")
 
 

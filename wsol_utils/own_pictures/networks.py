@@ -116,7 +116,7 @@ def load_network(checkpoint: str | Path = "", backbone: str = "", weights: str |
         checkpoint: a safetensors file that notebook 02 wrote; its header says the rest.
         backbone: in its place "efficientnet_lite0", or a network of torchvision's that has a class activation map.
         weights: of the backbone: "imagenet" (torchvision downloads its own), or a safetensors file in the network's
-            keys, of any number of classes.
+            keys; of a network of torchvision's, of any number of classes.
 
     Raises:
         ValueError: if both a checkpoint and a backbone are given, the file is no such network, holds NaN or infinity
@@ -147,10 +147,7 @@ def _of_notebook_02(path: Path) -> Network:
         about = json.loads(header)
         names, side, backbone = _named(about["class_names"]), int(about["image_size"]), str(about["backbone"])
         pool = pooling.build(about["pooling"], float(about["temperature"]))
-        method, options = (
-            about.get("method", "cam"),
-            about.get("method_options", {}),
-        )  # files of an earlier day lack them
+        method, options = about.get("method", "cam"), about.get("method_options", {})  # missing in older files
         model: nn.Module = (
             models.build_as_it_stands(backbone)
             if about["own_head"]
@@ -172,10 +169,10 @@ def _of_torchvision(name: str, weights: str | Path) -> Network:
     able = [each for each in torchvision.models.list_models(torchvision.models) if each.startswith(tuple(FAMILIES))]
     if family is None or name not in able:
         raise ValueError(
-            f"unknown backbone {name!r}{hint(name, able)}: it is no network of torchvision's with a class activation "
-            f"map; choose one of {', '.join(f'{start}…' for start in FAMILIES)}, train one that is a backbone of "
-            "notebook 02 and give its checkpoint, or make the maps elsewhere: locate.view_of takes the map of a "
-            "picture, python -m wsol_utils evaluate takes a folder of maps"
+            f"unknown backbone {name!r}{hint(name, [*able, DEFAULT])}: it is no network of torchvision's with a class "
+            f"activation map; choose one of {', '.join(f'{start}…' for start in FAMILIES)}, train one that is a "
+            "backbone of notebook 02 and give its checkpoint, or make the maps elsewhere: locate.view_of takes the map "
+            "of a picture, python -m wsol_utils evaluate takes a folder of maps"
         )
     published = next(iter(torchvision.models.get_model_weights(name)))  # IMAGENET1K_V1 where there is one
     preset = published.transforms()

@@ -155,7 +155,7 @@ def keep_temperatures(runs: list[Path]) -> None:
 def keep_example(run: Path) -> None:
     """Keep the image that notebook 00 explains the method on, what the network makes of it, and the network itself.
 
-    The README's picture of the method is drawn from them.
+    The picture of the method in docs/results.md is drawn from them.
 
     Args:
         run: of birds, with the network of seed 0 trained with WGAP.
@@ -176,7 +176,7 @@ def keep_example(run: Path) -> None:
     )  # fmt: skip
     halves = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     about = {"network": json.dumps(stages.description(config, test, "wgap", classes))}
-    models.write(halves, kept / "wgap.safetensors", about)  # notebook 07 tries it
+    models.write(halves, kept / "wgap.safetensors", about)  # a network for one's own pictures that needs no run
 
     features, weights = features.astype(np.float32), class_weights[label]
     maps = {how: cam.activation_map(features[None], weights[None], how) for how in ("signed", "absolute")}

@@ -69,7 +69,8 @@ def _section(folder: Path) -> str:
     compared = reference.describe(pd.read_csv(folder / "metrics.csv"), config, experiments.is_usual(config))
     table = re.sub("^# ", "### ", (folder / "table.md").read_text(encoding="utf-8"))
     steps = tables.contributions(config.dataset, pd.read_csv(folder / "differences.csv"))
-    links = [f"[{path.stem}]({name}/notebooks/{path.stem}.html) {took[path.stem]:.0f} s" for path in _notebooks(folder)]
+    pages = [path.stem for path in _notebooks(folder)]
+    links = [f"[{page}]({name}/notebooks/{page}.html) {took.get(page, 0):.0f} s" for page in pages]
     kept = [file for file in content["sha256"] if "/" not in file and file.endswith((".csv", ".md"))]
     return "\n\n".join(
         [

@@ -83,8 +83,8 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
     paths = [
         path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".html"
     ]
-    unlisted = [path.as_posix() for path in paths if not _hidden(path) and path.as_posix() not in wrong]
-    unlisted.remove("manifest.json")
+    known = {"manifest.json", *wrong}
+    unlisted = [path.as_posix() for path in paths if not _hidden(path) and path.as_posix() not in known]
     return [*filter(None, wrong.values()), *_figures(Kept(**vars(config), here=folder), whole)], unlisted
 
 
@@ -115,7 +115,7 @@ def _damage(folder: Path, name: str, digest: str) -> str:
         return "" if files.sha256(path) == digest else f"{name} is not what the run wrote: its checksum differs"
     except FileNotFoundError:
         return f"{name} is missing"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last one of links in a circle
         return f"{name} cannot be read: {_line(error)}"
 
 
@@ -137,11 +137,13 @@ def _figures(config: Kept, whole: set[str]) -> list[str]:
             else:
                 left_out.append(network)
                 findings.append(f"no figure of {name} was computed again, for want of its files as the run wrote them")
+        if not rows:
+            return findings
         own = metrics[~pd.MultiIndex.from_frame(metrics[columns]).isin(left_out)] if left_out else metrics
         findings += _differences("metrics.csv", own, handover.described(config, pd.DataFrame(rows)))
     except Exception as error:  # tables of other columns and arrays of other shapes can fail in many ways
         return [*findings, f"metrics.csv cannot be computed again: {_line(error)}"]
-    for name in (name for name in MADE if name in whole):
+    for name in (name for name in MADE if name in whole and not (left_out and name == "differences.csv")):
         try:
             kept, again = config.folder / name, MADE[name](config, metrics, pd.DataFrame(rows))
             findings += _differences(name, pd.read_csv(kept) if name in KEYS else kept.read_text("utf-8"), again)
