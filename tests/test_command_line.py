@@ -173,6 +173,21 @@ def run(*arguments):
     return CliRunner().invoke(commands.main, ["localize", *map(str, arguments)])
 
 
+def test_a_picture_that_fails_leaves_the_others(album, checkpoint, monkeypatch):
+    look = locate.look
+
+    def short_of_memory(network, path, *arguments):
+        if path.name == "a.png":
+            raise MemoryError
+        return look(network, path, *arguments)
+
+    monkeypatch.setattr(locate, "look", short_of_memory)
+    result = run(album / "album", "--checkpoint", checkpoint, "--out", album / "out")
+    assert result.exit_code == 1 and "a.png: not enough memory; scale the picture down" in result.stderr
+    assert "1 of 2 files are left out" in result.stderr and result.stdout.count("b.jpg: ") == 1
+    assert len(json.loads((album / "out" / "boxes.json").read_text(encoding="utf-8"))["images"]) == 1
+
+
 def test_a_line_for_each_picture(album, checkpoint):
     network = networks.load_network(checkpoint)
     paths = [album / "album" / "a.png", album / "album" / "b.jpg", album / "more" / "a.png"]

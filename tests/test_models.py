@@ -1,5 +1,6 @@
 """Backbones, poolings and heads: shapes, the CAM identity, and weights files good and bad."""
 
+import argparse
 import dataclasses
 import hashlib
 import io
@@ -303,7 +304,7 @@ def test_what_is_converted(tmp_path, new):
         (state, ""),
         ({"state_dict": state, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}}, "state_dict"),
         ({"ema": {"a": torch.zeros(1)}, "model": state}, "model"),
-        ({"net_g": state, "arch": "x"}, "net_g"),
+        ({"net_g": state, "arch": "x", "args": argparse.Namespace(lr=0.1)}, "net_g"),
     ):
         found, tensors = weights.unpickle(pickled(tmp_path / "x.bin", content, new))
         assert found == key and list(tensors) == list(state)

@@ -207,8 +207,10 @@ def test_a_manifest_that_is_none(run):
 def test_names_that_leave_the_folder(run, monkeypatch):
     (run.parent / "secret.txt").write_text("secret")
     (run / "link").symlink_to(run.parent)
+    (run / "circle").symlink_to(run / "circle")
     names = ["../secret.txt", "/etc/hostname", "link/secret.txt", "seed2/../../secret.txt"]
-    rewrite(run, lambda content: content["sha256"].update(dict.fromkeys(names, "0" * 64)))
+    listed = dict.fromkeys([*names, "circle", "manifest.json"], "0" * 64)  # neither of the last two ends the check
+    rewrite(run, lambda content: content["sha256"].update(listed))
     networks = pd.read_csv(run / "seed2" / "networks.csv")  # nor does the table of networks lead elsewhere
     change(run, "seed2/networks.csv", networks.assign(pooling="../../../secret").to_csv(index=False))
     opened, usual = [], files.sha256
@@ -216,6 +218,7 @@ def test_names_that_leave_the_folder(run, monkeypatch):
     found = lines(run)
     for name in names:
         assert f"manifest.json names {name!r}, which is not in the run's folder: not opened" in found
+    assert any(line.startswith("circle cannot be read: ") for line in found)
     assert "no figure of seed2/predictions_../../../secret_cropped was computed again" in " ".join(found)
     assert opened and all(path.resolve().is_relative_to(run) for path in opened)
 
