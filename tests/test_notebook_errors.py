@@ -87,7 +87,7 @@ def finished(tmp_path_factory, small_weights):
     ("given", "error", "message"),
     [
         ({"weights": "squeezenet"}, ValueError, r"squeezenet\.safetensors holds the weights of another network than "
-         r"small_vgg: .*; give WEIGHTS with small_vgg's torchvision keys, or change BACKBONE"),
+         r"small_vgg: .*; give WEIGHTS with small_vgg's own keys, or change BACKBONE"),
         ({"weights": "cut"}, ValueError,
          r"cut\.safetensors is not a whole safetensors file \(.+\): copy it again from where it came"),
         ({"weights": "nowhere"}, FileNotFoundError,
