@@ -74,6 +74,7 @@ FAST = f"{EQUAL} LR_MULTIPLIER=gap=1,wgap=1 HEAD_MULTIPLIER=gap=40,wgap=100"
 RUNS = {  # by the names that results/reference keeps their tables under
     "cub": Run("cub", f"POOLINGS=gap,wgap,wgap_sum SEEDS={SEEDS}", 33, "cub"),
     "ilsvrc": Run("ilsvrc", "", 4),
+    "ilsvrc_lite0": Run("ilsvrc", "BACKBONE=efficientnet_lite0", 4, folder=f"{RESULTS}/lite0", weights="imagenet"),
     "tiny_imagenet": Run("tiny_imagenet", f"SEEDS={TINY_SEEDS}", 37, "tiny_imagenet"),
     "cub_slow": Run("cub", SLOW, 23, folder=f"{RESULTS}/slow"),
     "cub_fast": Run("cub", FAST, 20, folder=f"{RESULTS}/fast"),
