@@ -30,7 +30,8 @@ def verdict() -> str:
         "Recombination (Eq. 3) does most of it.": f"Leaving negative channels out gains {span(out)} points on CUB and "
         f"{span(tiny_out)} on Tiny-ImageNet. Adding them, the paper's own step, gains {span(added)} more on CUB and "
         f"{span(tiny_added)} on Tiny-ImageNet, and loses {span(lost)} on things. On "
-        f"ILSVRC, with two networks that were not fine-tuned, Eq. 3 changes the figure by {span(as_it_stands, 1)} points.",
+        f"ILSVRC, with two networks that were not fine-tuned, Eq. 3 changes the figure by "
+        f"{span(as_it_stands, 1)} points.",
         "The threshold (Sec. 4.3) depends on its grid.": f"On CUB, with WGAP and Eq. 3, it reaches "
         f"{by_candidates(CUB, 21):.1f} % with the paper's 21 candidates, {by_candidates(CUB, 11):.1f} with 11 and "
         f"{by_candidates(CUB, 101):.1f} with 101. A fixed 0.20 reaches {known(CUB, (*PAPER[:2], 'fixed')):.1f}; the "
