@@ -93,24 +93,42 @@ def _compiled(function: Callable) -> Callable:
 
 
 @_compiled
+def _bucket(value, lowest, scale, n):
+    return np.uint32(min(max((value - lowest) * scale, 0.0), n - 1.0))
+
+
+@_compiled
 def _find_levels(image, cuts):
     """(H, W), (K,) ascending -> (H + 2, W + 2), how many cuts lie below each pixel; 0 beyond the border."""
-    # Cuts are mostly evenly spaced: a straight line guesses the level, and steps correct it, whatever the cuts are.
+    # The cuts' range in equal buckets. A cut in a lower bucket than a value is below it, one in a higher bucket is
+    # not, however the arithmetic rounds: what is left are the cuts of the value's own bucket, mostly one or none.
     height, width = image.shape
     levels = np.zeros((height + 2, width + 2), np.int32)
-    n, lowest = len(cuts), cuts[0]
-    scale = (n - 1) / (cuts[-1] - lowest)
-    if not 0 < scale < np.inf:  # all cuts are one, or they overflowed
+    n = 256 + 8 * len(cuts)
+    margin = max(cuts[-1] - cuts[0], abs(cuts[0])) / 64  # values below or above all cuts share no bucket with one
+    lowest = cuts[0] - margin
+    scale = n / (cuts[-1] + margin - lowest)
+    before = np.zeros(n + 1, np.uint32)  # how many cuts are in lower buckets
+    crowded = not 0 < scale < np.inf  # whether some bucket holds several
+    if crowded:  # all cuts are 0, or one overflowed: everything in the first bucket
         lowest, scale = 0.0, 0.0
+    else:
+        for cut in cuts:
+            bucket = _bucket(cut, lowest, scale, n)
+            crowded = crowded or before[bucket + 1] > 0
+            before[bucket + 1] += 1
+        for i in range(n):
+            before[i + 1] += before[i]
+    following = np.append(cuts, np.inf)
     for y in range(height):
+        line, row = image[y], levels[y + 1]
         for x in range(width):
-            value = image[y, x]
-            level = int(min(max((value - lowest) * scale + 1, 0.0), float(n)))
-            while level < n and cuts[level] < value:
-                level += 1
-            while level > 0 and not cuts[level - 1] < value:
-                level -= 1
-            levels[y + 1, x + 1] = level
+            level = before[_bucket(line[x], lowest, scale, n)]
+            row[x + 1] = level + np.uint32(following[level] < line[x])  # without a branch
+        if crowded:
+            for x in range(width):
+                while following[row[x + 1]] < line[x]:
+                    row[x + 1] += 1
     return levels
 
 
@@ -241,19 +259,22 @@ def _sums_of_map(image, cuts, peak, diagonals):
     if peak > 0:
         levels = _find_levels(image, cuts)
         height, width = image.shape
-        lowest = np.empty(width, np.int32)
+        lowest, found = np.empty(width, np.int32), np.empty(width + 1, np.uint32)
         for y in range(height):
-            above, row, below = levels[y], levels[y + 1], levels[y + 2]
+            above, row, below, line = levels[y], levels[y + 1], levels[y + 2], image[y]
             for x in range(width):
                 lowest[x] = min(min(row[x], row[x + 2]), min(above[x + 1], below[x + 1]))
             if diagonals:
                 for x in range(width):
                     lowest[x] = min(lowest[x], min(min(above[x], above[x + 2]), min(below[x], below[x + 2])))
-            for x in range(width):
-                if lowest[x] < row[x + 1]:
-                    share = image[y, x] / peak
-                    shares[lowest[x]] += share
-                    shares[row[x + 1]] -= share
-                    pixels[lowest[x]] += 1
-                    pixels[row[x + 1]] -= 1
+            n = 0
+            for x in range(width):  # without a branch
+                found[n] = x
+                n += np.uint32(lowest[x] < row[x + 1])
+            for x in found[:n]:
+                share = line[x] / peak
+                shares[lowest[x]] += share
+                shares[row[x + 1]] -= share
+                pixels[lowest[x]] += 1
+                pixels[row[x + 1]] -= 1
     return shares[:-1].cumsum(), pixels[:-1].cumsum()
