@@ -52,19 +52,20 @@ def boundary_sums(
 def _fill(results: list[np.ndarray], function: Callable, maps: np.ndarray, cuts: np.ndarray, threads: int) -> None:
     """Fill results, (B, K, …) each, with what the function gives of each map and its cuts in ascending order."""
 
-    def fill(b: int) -> None:
-        order = cuts[b].argsort()
-        ascending = cuts[b, order].astype(np.float64)  # exact, as for the map
-        for result, found in zip(results, function(maps[b].astype(np.float64), ascending), strict=True):
-            result[b, order] = found
+    def fill(part: np.ndarray) -> None:
+        image = np.empty(maps.shape[1:])  # float64, exact; for one map after another
+        for b in part:
+            order = cuts[b].argsort()
+            image[:] = maps[b]
+            for result, found in zip(results, function(image, cuts[b, order].astype(np.float64)), strict=True):
+                result[b, order] = found
 
-    rows = range(len(maps) if cuts.size else 0)
+    rows = np.arange(len(maps) if cuts.size else 0)
     if threads == 1:
-        for b in rows:
-            fill(b)
+        fill(rows)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, rows))
+            list(pool.map(fill, np.array_split(rows, threads)))
 
 
 def _groups() -> np.ndarray:
