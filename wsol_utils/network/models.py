@@ -6,7 +6,7 @@ safetensors file in the network's own keys.
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +98,8 @@ class Backbone(NamedTuple):
     prefixes: tuple[str, ...]  # the body's keys in the network's state dict
     channels: int
     own_head: Callable[[Any, nn.Module], nn.Module] | None  # (network, body) -> a CAM network as it stands
-    published: Callable[[], Mapping[str, Tensor]] | None = None  # ImageNet weights, where they are not torchvision's
+    # From the network's keys to its ImageNet weights, where they are not torchvision's.
+    published: Callable[[Iterable[str]], Mapping[str, Tensor]] | None = None
 
 
 def _resnet_body(network: nn.Module) -> nn.Module:
@@ -253,7 +254,8 @@ def _network(name: str, weights: str | Path | None, head: bool) -> nn.Module:
     if weights == "imagenet":
         if name == "small_vgg":
             raise ValueError("small_vgg has no ImageNet weights; give a safetensors file or none")
-        network.load_state_dict(recipe.published() if recipe.published else _torchvisions(recipe))
+        published = recipe.published(network.state_dict()) if recipe.published else _torchvisions(recipe)
+        network.load_state_dict(published)
     elif weights is not None:
         keys = tuple(key for key in network.state_dict() if head or key.startswith(recipe.prefixes))
         weights_files.put(network, weights_files.read(weights, name), weights, name, keys)
