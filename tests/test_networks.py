@@ -16,7 +16,8 @@ from torch import nn
 from torchvision.transforms.v2 import functional
 
 from wsol_utils import cam, locate, models
-from wsol_utils.own_pictures.networks import FAMILIES, IMAGENET_MEAN, IMAGENET_STD, Family, WithFeatures, load_network
+from wsol_utils.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from wsol_utils.own_pictures.networks import FAMILIES, Family, WithFeatures, load_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

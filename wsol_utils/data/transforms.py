@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -20,6 +20,27 @@ def generator(*key: int) -> torch.Generator:
     """Make a generator on the CPU whose draws depend on the key alone, such as (seed, epoch, image)."""
     state = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+class Renormalize(nn.Module):
+    """Turn images that are normalised with ImageNet's mean and deviation into those of another normalisation.
+
+    Args:
+        mean, deviation: of the three channels of pixels from 0 to 1.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        super().__init__()
+        ours, theirs = torch.tensor([[*IMAGENET_MEAN], [*IMAGENET_STD]]), torch.tensor([[*mean], [*deviation]])
+        self.register_buffer("scale", (ours[1] / theirs[1]).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", ((ours[0] - theirs[0]) / theirs[1]).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 3, H, W)."""
+        return images * self.scale + self.shift
 
 
 @dataclass(frozen=True)

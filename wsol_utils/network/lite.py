@@ -10,26 +10,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from wsol_utils.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from wsol_utils.data.transforms import Renormalize
 
 CHANNELS = 1280  # of the last convolution
-
-
-class Rescale(nn.Module):
-    """Turn images normalised with ImageNet's mean and deviation into the network's own input, (x - 127) / 128."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        self.register_buffer("scale", 255 * deviation / 128, persistent=False)
-        self.register_buffer("shift", (255 * mean - 127) / 128, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 3, H, W)."""
-        return images * self.scale + self.shift
+NORMALIZED_BY = ([127 / 255] * 3, [128 / 255] * 3)  # mean and deviation: the published network takes (x - 127) / 128
 
 
 def build(output_stride: int = 16) -> nn.Module:
@@ -48,7 +32,7 @@ def body(network: nn.Module) -> nn.Module:
     """The layers up to the last activation, images (B, 3, H, W) -> features (B, 1280, H/16, W/16), none negative."""
     names = ("conv_stem", "bn1", "blocks", "conv_head", "bn2")
     layers = [(name, network.get_submodule(name)) for name in names]
-    return nn.Sequential(OrderedDict([("rescale", Rescale()), *layers]))
+    return nn.Sequential(OrderedDict([("rescale", Renormalize(*NORMALIZED_BY)), *layers]))
 
 
 def published(keys: Iterable[str]) -> dict[str, Tensor]:

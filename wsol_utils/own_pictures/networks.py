@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor, nn
 
 from wsol_utils.common.checks import hint
-from wsol_utils.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from wsol_utils.data.transforms import Renormalize
 from wsol_utils.network import models, pooling
 from wsol_utils.network import weights as weights_files
 from wsol_utils.network.method import Output
@@ -85,16 +85,11 @@ class WithFeatures(nn.Module):
         normalized_by: mean and deviation that the network was trained with; the images come with ImageNet's.
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, network: nn.Module, family: Family, normalized_by: tuple[Sequence[float], Sequence[float]]):
         super().__init__()
-        mean, std = map(torch.tensor, normalized_by)
+        self.rescale = Renormalize(*normalized_by)
         self.network, self.backbone = network, network.get_submodule(family.features)
         self.head = network.get_submodule(family.head)
-        self.register_buffer("scale", (torch.tensor(IMAGENET_STD) / std).view(3, 1, 1))
-        self.register_buffer("shift", ((torch.tensor(IMAGENET_MEAN) - mean) / std).view(3, 1, 1))
 
     @property
     def class_weights(self) -> Tensor:
@@ -105,7 +100,7 @@ class WithFeatures(nn.Module):
         """(B, 3, H, W) -> logits (B, K), features (B, C, h, w)."""
         seen: list[Tensor] = []
         with self.backbone.register_forward_hook(lambda module, inputs, output: seen.append(output)):
-            logits = self.network(images * self.scale + self.shift)
+            logits = self.network(self.rescale(images))
         return Output(logits, seen[0])
 
 
