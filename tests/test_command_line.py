@@ -183,7 +183,7 @@ def test_a_picture_that_fails_leaves_the_others(album, checkpoint, monkeypatch):
 
     monkeypatch.setattr(locate, "look", short_of_memory)
     result = run(album / "album", "--checkpoint", checkpoint, "--out", album / "out")
-    assert result.exit_code == 1 and "a.png: not enough memory; scale the picture down" in result.stderr
+    assert result.exit_code == 1 and "a.png: not enough memory; scale it down" in result.stderr
     assert "1 of 2 files are left out" in result.stderr and result.stdout.count("b.jpg: ") == 1
     assert len(json.loads((album / "out" / "boxes.json").read_text(encoding="utf-8"))["images"]) == 1
 

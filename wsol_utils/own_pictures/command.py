@@ -88,35 +88,32 @@ def localize(
         one_of("--recombination", recombination, cam.RECOMBINATIONS)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    try:
-        paths, problems = locate.pictures(images, recursive)
-        for problem in problems:
-            print(f"Error: {problem}", file=sys.stderr)  # click would take no notice of the stream's encoding
-        if out and any(path.parent.resolve() == out.resolve() for path in paths):
-            raise click.UsageError("--out is the pictures' own folder: name another one, so that they stay apart.")
-        network = networks.load_network(checkpoint, backbone, weights or "imagenet")
-        if network.warning:
-            click.echo(f"Warning: {shown(network.warning)}", err=True)
-        named, rows = zip(paths, locate.output_names(paths), strict=True), list[dict[str, Any]]()
-        for path, name in watched(named, len(paths), "localize", "picture", QUIET or not sys.stderr.isatty()):
-            try:
-                view = locate.look(network, path, class_index)
-                located = locate.locate(view, recombination, rule, eta)
-            except (DatasetError, MemoryError, RuntimeError) as error:  # torch's of memory is a RuntimeError
-                problems.append(" ".join(str(error).split()) or f"{path}: not enough memory; scale the picture down")
-                print(f"Error: {problems[-1]}", file=sys.stderr)
-                continue
-            rows.append(locate.row(view, located))
-            tqdm.write(_said(rows[-1]), file=sys.stdout)
-            if out:
-                plots.save(locate.draw(view, located), out / f"{name}.png")
+    paths, problems = locate.pictures(images, recursive)
+    for problem in problems:
+        print(f"Error: {problem}", file=sys.stderr)  # click would take no notice of the stream's encoding
+    if out and any(path.parent.resolve() == out.resolve() for path in paths):
+        raise click.UsageError("--out is the pictures' own folder: name another one, so that they stay apart.")
+    network = networks.load_network(checkpoint, backbone, weights or "imagenet")
+    if network.warning:
+        click.echo(f"Warning: {shown(network.warning)}", err=True)
+    named, rows = zip(paths, locate.output_names(paths), strict=True), list[dict[str, Any]]()
+    for path, name in watched(named, len(paths), "localize", "picture", QUIET or not sys.stderr.isatty()):
+        try:
+            view = locate.look(network, path, class_index)
+            located = locate.locate(view, recombination, rule, eta)
+        except (DatasetError, MemoryError, RuntimeError) as error:  # torch's of memory is a RuntimeError
+            problems.append(" ".join(str(error).split()) or f"{shown(str(path))}: not enough memory; scale it down")
+            print(f"Error: {problems[-1]}", file=sys.stderr)
+            continue
+        rows.append(locate.row(view, located))
+        tqdm.write(_said(rows[-1]), file=sys.stdout)
         if out:
-            locate.write_coco(out / "boxes.json", rows)
-            locate.write_csv(out / "boxes.csv", rows)
-            count = "1 picture" if len(rows) == 1 else f"{len(rows)} pictures"
-            print(f"{count}, boxes.json and boxes.csv are in {shown(str(out))}")
-    except (ValueError, OSError) as error:
-        raise click.ClickException(shown(" ".join(str(error).split()))) from error
+            plots.save(locate.draw(view, located), out / f"{name}.png")
+    if out:
+        locate.write_coco(out / "boxes.json", rows)
+        locate.write_csv(out / "boxes.csv", rows)
+        count = "1 picture" if len(rows) == 1 else f"{len(rows)} pictures"
+        print(f"{count}, boxes.json and boxes.csv are in {shown(str(out))}")
     if problems:
         total = len(rows) + len(problems)
         raise click.ClickException(f"{len(problems)} of {total} files are left out, see above")
