@@ -149,23 +149,22 @@ COMPARED = {
 }
 
 
-def overview(rows: Sequence[str] = ()) -> str:
+def overview(names: Mapping[str, str] | None = None) -> str:
     """Show GT-known of every step and Top-1 Cls of both poolings, printed and measured, as Markdown.
 
     Args:
-        rows: which of `SHOWN_OF`; all, if none are named.
+        names: some rows of `SHOWN_OF`, each with the name that it is shown by; all, under their own, if not given.
     """
     steps = {name: step for name, (step, _) in SHOWN_OF.items()}
     printed = PRINTED | {"Top-1 Cls with GAP": "VGG-CAM[6]", "Top-1 Cls with WGAP": "Ours"}
-    columns = {}
+    columns, names = {}, names or {name: name for name in SHOWN_OF}
     for title, (profile, dataset) in COLUMNS.items():
         if profile == "paper":
             found, methods = tables.published(dataset), printed
         else:
             found, methods = tables.measured(read(profile, dataset, "metrics.csv")), steps
         cells = found.set_index("method")
-        shown = {name: figure for name, (_, figure) in SHOWN_OF.items() if not rows or name in rows}
-        columns[title] = {name: cells[figure].get(methods.get(name), "") for name, figure in shown.items()}
+        columns[title] = {shown: cells[SHOWN_OF[name][1]].get(methods.get(name), "") for name, shown in names.items()}
     return pd.DataFrame(columns).rename_axis("GT-known Loc, %").to_markdown(disable_numparse=True)
 
 
@@ -192,7 +191,7 @@ def contributions(figure: str = "gt_known", profiles: Sequence[str] = ("light", 
 def steps(figure: str = "gt_known") -> str:
     """Show `contributions` as Markdown: points with their 95 % interval, bold where that does not hold 0."""
     columns = {
-        title: found.set_index("step").apply(_points, axis=1).reindex(list(tables.CONTRIBUTIONS), fill_value="")
+        title: found.set_index("step").apply(points, axis=1).reindex(list(tables.CONTRIBUTIONS), fill_value="")
         for title, found in contributions(figure).items()
     }
     return pd.DataFrame(columns).rename_axis(f"{tables.METRICS[figure]}, points").to_markdown(disable_numparse=True)
@@ -206,15 +205,16 @@ def equal_rates() -> str:
         for what, (figure, combination) in COMPARED.items():
             row = tables.matching(differences[differences["figure"] == figure], combination).iloc[0]
             ends = {"GAP": f"{row['from']:.1f}", "WGAP": f"{row['to']:.1f}"}
-            points = _points(row.rename({"difference": "points"}))
-            rows.append({"the network's rate": rate, "percent": what, **ends, "WGAP − GAP, points": points})
+            gain = points(row.rename({"difference": "points"}))
+            rows.append({"the network's rate": rate, "percent": what, **ends, "WGAP − GAP, points": gain})
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
-def _points(row: pd.Series) -> str:
-    """The difference with its interval, where it has one; bold where that does not hold 0."""
+def points(row: pd.Series, bold: bool = True) -> str:
+    """Show a difference with its interval, where it has one; bold, if at all, where that does not hold 0."""
     text = f"{row['points']:+.1f}" + (f" [{row['low']:+.1f}, {row['high']:+.1f}]" if row["low"] == row["low"] else "")
-    return (f"**{text}**" if row["low"] > 0 or row["high"] < 0 else text).replace("-", "−")
+    excluded = bold and (row["low"] > 0 or row["high"] < 0)
+    return (f"**{text}**" if excluded else text).replace("-", "−")
 
 
 def speed() -> str:

@@ -248,13 +248,13 @@ def notebooks() -> None:
 @click.command()
 def benchmarks() -> None:
     """Measure speed again: execute notebook 08 in place, and keep its record in results/reference."""
-    from wsol_utils.figures import findings as documents
+    from wsol_utils.figures import findings
     from wsol_utils.runner import execute
 
     os.environ["TQDM_DISABLE"] = "1"
     execute.in_place(ROOT / "notebooks" / "08_benchmarks.ipynb")
     shutil.copy(ROOT / "results" / "benchmarks.csv", ROOT / "results" / "reference")
-    documents.write_documents()
+    findings.write_documents()
 
 
 @click.command("reference")

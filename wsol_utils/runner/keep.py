@@ -120,7 +120,7 @@ def keep_run(run: Path, name: str = "", further: bool = False) -> None:
 
 
 def show() -> None:
-    """Write the README's tables and its picture of them anew, of what results/reference holds."""
+    """Write the documents' blocks and their picture of the contributions anew, from results/reference."""
     findings.write_documents()
     plots.save(plots.contributions(reference.contributions()), ROOT / "results/reference/contributions.png")
 
