@@ -242,8 +242,8 @@ def draw(view: View, located: Located) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
     known = f", {100 * view.probability:.1f} %" if view.probability is not None else ""
     step = max(1, max(view.image.shape[:2]) // DRAWN)
-    plots.show(left, view.image[::step, ::step], np.maximum(located.map, 0), f"{view.class_name}{known}")
-    plots.draw_box(left, np.array(located.box) / step, plots.PREDICTION)
+    title, box = f"{view.class_name}{known}", np.array(located.box) / step
+    plots.show(left, view.image[::step, ::step], located.map, title, found=box)
     if np.isfinite(located.differences).any():
         right.plot(thresholds.PAPER_GRID, located.differences, color="red", marker=".", label="D")
         right.axhline(np.nanmean(located.differences), color="blue", label="mean of D")
