@@ -16,13 +16,19 @@ from wsol_utils.maps import cam, extract
 from wsol_utils.network import models
 
 
+def processor() -> str:
+    """Return the processor's name, or "" where the system does not tell it."""
+    file = Path("/proc/cpuinfo")
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
 def machine() -> str:
     """Describe the processor, its cores, the GPU, and the versions of Python and torch."""
-    listed = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.split(":")[1].strip() for line in listed if line.startswith("model name")]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    processor = names[0] if names else platform.machine()
-    return f"{processor}, {os.cpu_count()} cores; {gpu}; Python {platform.python_version()}, torch {torch.__version__}"
+    name = processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores; {gpu}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def side_by_side(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

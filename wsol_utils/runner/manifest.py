@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from wsol_utils.benchmarks.kernels import processor
 from wsol_utils.common.files import ROOT, sha256, write_text
 from wsol_utils.experiment import experiments, handover
 from wsol_utils.figures import reference
@@ -107,23 +108,13 @@ def _platform(config: experiments.Config) -> dict[str, object]:
     found = {
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "threads": config.threads or torch.get_num_threads(),
         "deterministic_algorithms": config.deterministic,
     } | {name: os.environ[name] for name in ROUNDING if name in os.environ}
     if handover.device(config) != "cpu" and torch.cuda.is_available():
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     return found
-
-
-def _processor() -> str:
-    """Return the processor's name, or "" where the system does not tell it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _device(config: experiments.Config) -> str:
