@@ -141,6 +141,17 @@ def test_other_files_are_passed_over_and_any_ending_of_a_jpeg_is_read(tmp_path):
     ]  # fmt: skip
 
 
+def test_ilsvrc_s_train_folders_hold_its_classes_and_ids_once(tmp_path):
+    put(tmp_path, FILES["ilsvrc"])
+    (tmp_path / TRAIN / "n03").mkdir()
+    with pytest.raises(layouts.DatasetError, match=f"{TRAIN}/n03: no synset of LOC_synset_mapping.txt"):
+        layouts.read_ilsvrc(tmp_path)
+    (tmp_path / TRAIN / "n03").rmdir()
+    (tmp_path / TRAIN / "n01" / "n01_5.jpg").touch()  # beside n01_5.JPEG
+    with pytest.raises(layouts.DatasetError, match=r"n01_5\.jpg is listed twice, or another image has its id, n01_5;"):
+        layouts.read_ilsvrc(tmp_path)
+
+
 def test_ilsvrc_s_validation_in_class_folders(tmp_path):
     put(tmp_path, FILES["ilsvrc"])
     for name, wnid in (("v1", "n01"), ("v2", "n02")):

@@ -69,8 +69,8 @@ def read_ilsvrc(root: str | os.PathLike) -> pd.DataFrame:
     may be absent, and train images may have no box.
 
     Raises:
-        DatasetError: a file, a class's folder or a listed train image is missing, a line is malformed, or a synset is
-            unknown.
+        DatasetError: a file, a class's folder or a listed train image is missing, a line is malformed, a synset or a
+            train folder is unknown, or two images have one id.
     """
     root = Path(root)
     data, xmls = "ILSVRC/Data/CLS-LOC", "ILSVRC/Annotations/CLS-LOC/val"
